@@ -1,0 +1,1 @@
+//! The Kubernetes API as an inventory: address → identity, services, endpoints.

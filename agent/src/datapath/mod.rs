@@ -1,0 +1,1 @@
+//! Everything that touches aya: load, attach, drain, events.

@@ -1,0 +1,1 @@
+//! What a flow means: NAT causes, services, probes, checks.

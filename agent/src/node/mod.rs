@@ -1,0 +1,1 @@
+//! The node: interfaces, routes, neighbours, network model, from netlink.

@@ -1,0 +1,1 @@
+//! Where flows go: metrics, flow log, Hubble gRPC.

@@ -1,0 +1,1 @@
+//! Clusters built out of network namespaces.

@@ -1,0 +1,4 @@
+//! The lab: clusters of network namespaces with real packets, and the API server they need.
+
+pub mod apiserver;
+pub mod lab;
