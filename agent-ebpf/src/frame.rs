@@ -6,47 +6,40 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use nodescope_ebpf::packet::Frame;
 
-/// Direct packet access: the linear part of the skb.
-pub struct Head {
+/// The bytes of an skb.
+pub struct Bytes<'a> {
+    ctx: &'a TcContext,
+    /// The linear part.
     data: usize,
     end: usize,
 }
 
-impl Head {
-    /// The linear part as it is now.
+impl<'a> Bytes<'a> {
+    /// As they are now.
     #[inline(always)]
-    pub fn of(ctx: &TcContext) -> Self {
+    pub fn of(ctx: &'a TcContext) -> Self {
         Self {
+            ctx,
             data: ctx.data(),
             end: ctx.data_end(),
         }
     }
 }
 
-impl Frame for Head {
+impl Frame for Bytes<'_> {
     #[inline(always)]
     fn read<T: Copy>(&self, at: usize) -> Option<T> {
         let start = self.data + at;
-        if start + size_of::<T>() > self.end {
-            return None;
+        if start + size_of::<T>() <= self.end {
+            // SAFETY: the bounds check above is the one that the verifier asks for.
+            return Some(unsafe { (start as *const T).read_unaligned() });
         }
-        // SAFETY: the bounds check above is the one that the verifier asks for.
-        Some(unsafe { (start as *const T).read_unaligned() })
-    }
-}
-
-/// The whole skb, linear or not.
-pub struct Whole<'a>(pub &'a TcContext);
-
-impl Frame for Whole<'_> {
-    #[inline(always)]
-    fn read<T: Copy>(&self, at: usize) -> Option<T> {
         let mut value = MaybeUninit::<T>::uninit();
         // SAFETY: the helper writes exactly size_of::<T>() bytes or fails, and T is a plain
         // header of bytes.
         unsafe {
             let failed = bpf_skb_load_bytes(
-                self.0.skb.skb.cast(),
+                self.ctx.skb.skb.cast(),
                 at as u32,
                 value.as_mut_ptr().cast(),
                 size_of::<T>() as u32,

@@ -10,12 +10,12 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use nodescope_ebpf::{
     Counter, EventKind, HopKey, HopRecord, NatState, Reason, UnattributedKey,
-    packet::{Echo, Frame, parse, tcp_flag},
+    packet::{Echo, parse, tcp_flag},
 };
 
 use crate::{
     events::tell,
-    frame::{Head, Whole},
+    frame::Bytes,
     maps::{HOPS, UNATTRIBUTED, UNPLACED},
     nat,
 };
@@ -60,31 +60,15 @@ pub fn account<const EGRESS: bool, const HOST: bool>(ctx: &TcContext) {
         unattributed(ctx, hook(skb.ifindex, EGRESS, Reason::OtherHost), 1, skb.length);
         return;
     }
-    match attribute::<EGRESS, _>(ctx, &Head::of(ctx), skb) {
-        Ok(()) => {}
-        Err(Reason::Truncated) => whole::<EGRESS>(ctx),
-        Err(reason) => unattributed(ctx, hook(skb.ifindex, EGRESS, reason), 1, skb.length),
-    }
-}
-
-/// The same for an skb whose linear part ends inside a header: a function of its own, because
-/// the stack of one cannot hold both ways.
-#[inline(never)]
-fn whole<const EGRESS: bool>(ctx: &TcContext) {
-    let skb = Skb::of(ctx);
-    if let Err(reason) = attribute::<EGRESS, _>(ctx, &Whole(ctx), skb) {
+    if let Err(reason) = attribute::<EGRESS>(ctx, skb) {
         unattributed(ctx, hook(skb.ifindex, EGRESS, reason), 1, skb.length);
     }
 }
 
 /// Adds a frame to its record.
 #[inline(always)]
-fn attribute<const EGRESS: bool, F: Frame>(
-    ctx: &TcContext,
-    frame: &F,
-    skb: Skb,
-) -> Result<(), Reason> {
-    let packet = parse(frame, skb.length as usize, skb.offloaded())?;
+fn attribute<const EGRESS: bool>(ctx: &TcContext, skb: Skb) -> Result<(), Reason> {
+    let packet = parse(&Bytes::of(ctx), skb.length as usize, skb.offloaded())?;
     let (key, forward) = packet.key(skb.ifindex, EGRESS);
     let record = match HOPS.get_ptr_mut(&key) {
         Some(record) => record,

@@ -1,0 +1,2 @@
+//! x
+fn main(){ for i in nodescope::datapath::preflight() { println!("{} {:?} {}", i.name, i.verdict, i.evidence); } }
