@@ -339,20 +339,20 @@ fn what_the_kernel_had_to_drop_is_read_anew() -> Result<()> {
         };
         let mut made = 0;
         // Until the socket's buffer, whatever its size, was too small once.
-        while overruns() == 0 && made < 4000 {
+        while overruns() == 0 && made < 1000 {
             let mut add = String::new();
-            for pod in made..made + 200 {
+            for pod in made..made + 100 {
                 add += &format!("link add veth{pod:08x} type veth peer name e{pod} netns {pods}\n");
-                for mtu in [1400, 1401, 1402, 1403, 1404, 1405, 1406, 1407] {
+                for mtu in 1301..=1400 {
                     add += &format!("link set veth{pod:08x} mtu {mtu}\n");
                 }
             }
-            made += 200;
+            made += 100;
             run(|| lab.batch(&add)).await?;
             until(&watch, "all", |view| {
                 view.interfaces
                     .values()
-                    .filter(|found| found.mtu == 1407)
+                    .filter(|found| found.mtu == 1400)
                     .count()
                     == made
             })

@@ -11,6 +11,8 @@ mod interface;
 mod model;
 mod pods;
 mod roles;
+#[cfg(test)]
+mod tests;
 mod view;
 mod watch;
 
