@@ -149,16 +149,34 @@ pub fn ordered(a: &Address, a_port: u16, b: &Address, b_port: u16) -> bool {
 #[inline(always)]
 pub fn parse<F: Frame>(frame: &F, length: usize, offloaded: bool) -> Result<Packet, Reason> {
     let ethernet: EthHdr = frame.read(0).ok_or(Reason::Truncated)?;
-    match u16::from_be(ethernet.ether_type) {
-        ether_type::IPV4 => ipv4(frame, length, offloaded),
-        ether_type::IPV6 => ipv6(frame, length, offloaded),
-        ether_type::VLAN | ether_type::QINQ | ether_type::MPLS => Err(Reason::Tagged),
-        _ => Err(Reason::NotIp),
-    }
+    let mut packet = Packet {
+        source: [0; 4],
+        destination: [0; 4],
+        source_port: 0,
+        destination_port: 0,
+        protocol: 0,
+        kind: Kind::Ports,
+        flags: 0,
+        echo: Echo::No,
+    };
+    let at = match u16::from_be(ethernet.ether_type) {
+        ether_type::IPV4 => ipv4(frame, length, offloaded, &mut packet)?,
+        ether_type::IPV6 => ipv6(frame, length, offloaded, &mut packet)?,
+        ether_type::VLAN | ether_type::QINQ | ether_type::MPLS => return Err(Reason::Tagged),
+        _ => return Err(Reason::NotIp),
+    };
+    transport(frame, at, &mut packet)?;
+    Ok(packet)
 }
 
+/// Addresses and protocol; gives where the transport header starts.
 #[inline(always)]
-fn ipv4<F: Frame>(frame: &F, length: usize, offloaded: bool) -> Result<Packet, Reason> {
+fn ipv4<F: Frame>(
+    frame: &F,
+    length: usize,
+    offloaded: bool,
+    packet: &mut Packet,
+) -> Result<usize, Reason> {
     let ip: Ipv4Hdr = frame.read(EthHdr::LEN).ok_or(Reason::Truncated)?;
     // The mask bounds the offset for the verifier: 0 to 60 in steps of 4.
     let header = ((ip.vihl & 0x0f) as usize) << 2;
@@ -174,17 +192,20 @@ fn ipv4<F: Frame>(frame: &F, length: usize, offloaded: bool) -> Result<Packet, R
     if u16::from_be_bytes(ip.frags) & 0x1fff != 0 {
         return Err(Reason::Fragment);
     }
-    transport(
-        frame,
-        EthHdr::LEN + header,
-        ip.proto,
-        mapped(ip.src_addr),
-        mapped(ip.dst_addr),
-    )
+    packet.protocol = ip.proto;
+    packet.source = mapped(ip.src_addr);
+    packet.destination = mapped(ip.dst_addr);
+    Ok(EthHdr::LEN + header)
 }
 
+/// As [`ipv4`].
 #[inline(always)]
-fn ipv6<F: Frame>(frame: &F, length: usize, offloaded: bool) -> Result<Packet, Reason> {
+fn ipv6<F: Frame>(
+    frame: &F,
+    length: usize,
+    offloaded: bool,
+    packet: &mut Packet,
+) -> Result<usize, Reason> {
     let ip: Ipv6Hdr = frame.read(EthHdr::LEN).ok_or(Reason::Truncated)?;
     let payload = u16::from_be_bytes(ip.payload_len) as usize;
     let room = length.wrapping_sub(EthHdr::LEN + Ipv6Hdr::LEN);
@@ -195,13 +216,10 @@ fn ipv6<F: Frame>(frame: &F, length: usize, offloaded: bool) -> Result<Packet, R
     if matches!(ip.next_hdr, 0 | 43 | 44 | 51 | 60) {
         return Err(Reason::Extension);
     }
-    transport(
-        frame,
-        EthHdr::LEN + Ipv6Hdr::LEN,
-        ip.next_hdr,
-        words(ip.src_addr),
-        words(ip.dst_addr),
-    )
+    packet.protocol = ip.next_hdr;
+    packet.source = words(ip.src_addr);
+    packet.destination = words(ip.dst_addr);
+    Ok(EthHdr::LEN + Ipv6Hdr::LEN)
 }
 
 #[inline(always)]
@@ -216,24 +234,8 @@ fn words(bytes: [u8; 16]) -> Address {
 type TcpStart = [u8; 14];
 
 #[inline(always)]
-fn transport<F: Frame>(
-    frame: &F,
-    at: usize,
-    protocol: u8,
-    source: Address,
-    destination: Address,
-) -> Result<Packet, Reason> {
-    let mut packet = Packet {
-        source,
-        destination,
-        source_port: 0,
-        destination_port: 0,
-        protocol,
-        kind: Kind::Ports,
-        flags: 0,
-        echo: Echo::No,
-    };
-    match protocol {
+fn transport<F: Frame>(frame: &F, at: usize, packet: &mut Packet) -> Result<(), Reason> {
+    match packet.protocol {
         protocol::TCP => {
             let tcp: TcpStart = frame.read(at).ok_or(Reason::Truncated)?;
             // RFC 9293: the data offset counts words and is at least the fixed header.
@@ -257,7 +259,7 @@ fn transport<F: Frame>(
         protocol::ICMP | protocol::ICMPV6 => {
             let icmp: Icmpv4Hdr = frame.read(at).ok_or(Reason::Truncated)?;
             // Echo request and reply: 8 and 0 (RFC 792), 128 and 129 (RFC 4443).
-            packet.echo = match (protocol, icmp.type_) {
+            packet.echo = match (packet.protocol, icmp.type_) {
                 (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => Echo::Request,
                 (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => Echo::Reply,
                 _ => Echo::No,
@@ -278,5 +280,5 @@ fn transport<F: Frame>(
         }
         _ => {}
     }
-    Ok(packet)
+    Ok(())
 }
