@@ -2,11 +2,7 @@
 
 use core::arch::asm;
 
-use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    helpers::generated::bpf_ktime_get_ns,
-    programs::TcContext,
-};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, programs::TcContext};
 use aya_log_ebpf::debug;
 use nodescope_ebpf::{
     Counter, EventKind, HopKey, HopRecord, NatState, Reason, UnattributedKey,
@@ -57,7 +53,12 @@ pub fn account<const EGRESS: bool, const HOST: bool>(ctx: &TcContext) {
     let skb = Skb::of(ctx);
     // SAFETY: as in `Skb::of`.
     if HOST && unsafe { (*ctx.skb.skb).pkt_type } == PACKET_OTHERHOST {
-        unattributed(ctx, hook(skb.ifindex, EGRESS, Reason::OtherHost), 1, skb.length);
+        unattributed(
+            ctx,
+            hook(skb.ifindex, EGRESS, Reason::OtherHost),
+            1,
+            skb.length,
+        );
         return;
     }
     if let Err(reason) = attribute::<EGRESS>(ctx, skb) {
@@ -84,7 +85,12 @@ fn attribute<const EGRESS: bool>(ctx: &TcContext, skb: Skb) -> Result<(), Reason
     if skb.offloaded() {
         // The interface counts the skb; the record counts what it is on the wire.
         packets = u64::from(skb.segments);
-        unattributed(ctx, hook(skb.ifindex, EGRESS, Reason::Offload), skb.segments - 1, 0);
+        unattributed(
+            ctx,
+            hook(skb.ifindex, EGRESS, Reason::Offload),
+            skb.segments - 1,
+            0,
+        );
     }
     // SAFETY: the record comes from the map, whose elements stay valid for this run; fields
     // that several CPUs write are atomic, or single bytes that a later packet corrects.
@@ -165,7 +171,8 @@ unsafe fn tcp(key: &HopKey, record: *mut HopRecord, forward: u32, flags: u8) {
                     (*record).answer_ns = now;
                 }
             } else {
-                let ended = (*record).ab_fin | (*record).ba_fin | (*record).ab_rst | (*record).ba_rst;
+                let ended =
+                    (*record).ab_fin | (*record).ba_fin | (*record).ab_rst | (*record).ba_rst;
                 if ended != 0 {
                     // The port is used anew: the translation may be another one.
                     (*record).ab_fin = 0;
@@ -251,7 +258,10 @@ fn unattributed(ctx: &TcContext, hook: u64, packets: u32, bytes: u32) {
     };
     let mut counter = UNATTRIBUTED.get_ptr_mut(key);
     if counter.is_none() {
-        debug!(ctx, "interface {}: first packet in no record, reason {}", key.ifindex, reason);
+        debug!(
+            ctx,
+            "interface {}: first packet in no record, reason {}", key.ifindex, reason
+        );
         // Another CPU may have been first, which is as good.
         let _ = UNATTRIBUTED.insert(key, Counter::default(), u64::from(BPF_NOEXIST));
         counter = UNATTRIBUTED.get_ptr_mut(key);

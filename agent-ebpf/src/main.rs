@@ -5,7 +5,10 @@
 #![no_main]
 // Inline assembly for this target, for the one instruction that core does not offer on it.
 #![feature(asm_experimental_arch)]
-#![allow(missing_docs, reason = "entry points are documented here, maps where they are made")]
+#![allow(
+    missing_docs,
+    reason = "entry points are documented here, maps where they are made"
+)]
 
 mod events;
 mod frame;

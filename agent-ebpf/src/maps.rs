@@ -1,14 +1,12 @@
 //! The maps, by the names under which the agent finds them.
 
+use crate::nat::KernelTupleHash;
 use aya_ebpf::{
     Global,
     macros::map,
     maps::{HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
-use crate::nat::KernelTupleHash;
-use nodescope_ebpf::{
-    Counter, EventKind, HopKey, HopRecord, NatRecord, Offsets, UnattributedKey,
-};
+use nodescope_ebpf::{Counter, EventKind, HopKey, HopRecord, NatRecord, Offsets, UnattributedKey};
 
 /// Conversations at interfaces. The agent sets the size before loading.
 #[map]

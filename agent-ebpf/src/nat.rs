@@ -5,13 +5,9 @@
 //! On egress the packet has been through POSTROUTING, so the entry is confirmed and both its
 //! tuples are final, a source port chosen because of a collision included.
 
-use aya_ebpf::{
-    bindings::BPF_ANY, helpers::generated::bpf_probe_read_kernel, programs::TcContext,
-};
+use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_probe_read_kernel, programs::TcContext};
 use aya_log_ebpf::debug;
-use nodescope_ebpf::{
-    Address, EventKind, HopKey, HopRecord, Kind, NatState, NatTuple, mapped,
-};
+use nodescope_ebpf::{Address, EventKind, HopKey, HopRecord, Kind, NatState, NatTuple, mapped};
 
 use crate::{
     events::tell,
@@ -171,7 +167,11 @@ unsafe fn fill(to: *mut NatTuple, kernel: &KernelTuple) {
     let icmp = kernel.protocol == ICMP || kernel.protocol == ICMPV6;
     // SAFETY: the caller's promise.
     unsafe {
-        (*to).source = if v4 { mapped(kernel.source[0].to_ne_bytes()) } else { kernel.source };
+        (*to).source = if v4 {
+            mapped(kernel.source[0].to_ne_bytes())
+        } else {
+            kernel.source
+        };
         (*to).destination = if v4 {
             mapped(kernel.destination[0].to_ne_bytes())
         } else {

@@ -224,9 +224,8 @@ fn ipv6<F: Frame>(
 
 #[inline(always)]
 fn words(bytes: [u8; 16]) -> Address {
-    let word = |at: usize| {
-        u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-    };
+    let word =
+        |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     [word(0), word(4), word(8), word(12)]
 }
 

@@ -113,7 +113,8 @@ impl Attached {
             interface: name.to_owned(),
             source: Box::new(source),
         };
-        let first = attach(ebpf, program, name, TcAttachType::Ingress, self.method).map_err(failed)?;
+        let first =
+            attach(ebpf, program, name, TcAttachType::Ingress, self.method).map_err(failed)?;
         match attach(ebpf, EGRESS, name, TcAttachType::Egress, self.method) {
             Ok(egress) => {
                 let ingress = (program, first);
@@ -144,7 +145,10 @@ impl Attached {
     }
 }
 
-fn program<'a>(ebpf: &'a mut aya::Ebpf, name: &str) -> Result<&'a mut SchedClassifier, ProgramError> {
+fn program<'a>(
+    ebpf: &'a mut aya::Ebpf,
+    name: &str,
+) -> Result<&'a mut SchedClassifier, ProgramError> {
     ebpf.program_mut(name)
         .ok_or(ProgramError::NotLoaded)?
         .try_into()
@@ -164,7 +168,8 @@ fn attach(
             match qdisc_add_clsact(interface) {
                 Ok(()) => {}
                 // There already, ours or another's.
-                Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {
+                }
                 Err(error) => tracing::debug!(interface, %error, "clsact was not added"),
             }
             TcAttachOptions::Netlink(NlOptions {
@@ -176,7 +181,11 @@ fn attach(
     program(ebpf, name)?.attach_with_options(interface, direction, options)
 }
 
-fn detach(ebpf: &mut aya::Ebpf, name: &str, link: SchedClassifierLinkId) -> Result<(), ProgramError> {
+fn detach(
+    ebpf: &mut aya::Ebpf,
+    name: &str,
+    link: SchedClassifierLinkId,
+) -> Result<(), ProgramError> {
     program(ebpf, name)?.detach(link)
 }
 
@@ -188,7 +197,11 @@ fn clear(interface: &str) {
         (TcAttachType::Egress, EGRESS),
     ] {
         if aya::programs::tc::qdisc_detach_program(interface, direction, name).is_ok() {
-            tracing::info!(interface, program = name, "removed a filter of an earlier run");
+            tracing::info!(
+                interface,
+                program = name,
+                "removed a filter of an earlier run"
+            );
         }
     }
 }

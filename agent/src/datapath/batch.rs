@@ -58,7 +58,11 @@ impl<K: Pod + Default, V: Pod + Default> Batches<K, V> {
             let mut attr = attributes();
             let next = cursor;
             // A union field: every member of `batch` is a plain number.
-            attr.batch.in_batch = if first { 0 } else { std::ptr::from_ref(&next) as u64 };
+            attr.batch.in_batch = if first {
+                0
+            } else {
+                std::ptr::from_ref(&next) as u64
+            };
             attr.batch.out_batch = std::ptr::from_mut(&mut cursor) as u64;
             attr.batch.keys = self.keys.as_mut_ptr() as u64;
             attr.batch.values = self.values.as_mut_ptr() as u64;

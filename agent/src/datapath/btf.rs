@@ -140,14 +140,22 @@ impl Btf {
                 .flatten()
         });
         let bits = found.ok_or_else(missing)?;
-        if bits % 8 == 0 { Ok(bits / 8) } else { Err(missing()) }
+        if bits % 8 == 0 {
+            Ok(bits / 8)
+        } else {
+            Err(missing())
+        }
     }
 
     /// Offset in bits within the aggregate at `start`.
     fn member(&self, start: usize, wanted: &[u8], depth: u8) -> Option<u32> {
         let (_, info, _) = self.head(start)?;
         // The kind flag says that the upper byte of an offset is a bit field's width.
-        let mask = if info >> 31 == 1 { 0x00ff_ffff } else { u32::MAX };
+        let mask = if info >> 31 == 1 {
+            0x00ff_ffff
+        } else {
+            u32::MAX
+        };
         for index in 0..vlen(info) {
             let at = start + TYPE_SIZE + index * TYPE_SIZE;
             let (name, kind, offset) = self.head(at)?;
@@ -213,7 +221,12 @@ mod tests {
     /// Two types: an anonymous struct with `inner` at bit 32, and `outer` that holds it at 64.
     fn sample() -> Vec<u8> {
         let strings = b"\0outer\0inner\0".to_vec();
-        let words = |words: &[u32]| words.iter().flat_map(|w| w.to_ne_bytes()).collect::<Vec<_>>();
+        let words = |words: &[u32]| {
+            words
+                .iter()
+                .flat_map(|w| w.to_ne_bytes())
+                .collect::<Vec<_>>()
+        };
         let types = [
             words(&[0, 4 << 24 | 1, 8, 7, 0, 32]),
             words(&[1, 4 << 24 | 1, 16, 0, 1, 64]),
@@ -221,7 +234,13 @@ mod tests {
         .concat();
         let mut bytes = MAGIC.to_ne_bytes().to_vec();
         bytes.extend([1, 0]);
-        bytes.extend(words(&[24, 0, types.len() as u32, types.len() as u32, strings.len() as u32]));
+        bytes.extend(words(&[
+            24,
+            0,
+            types.len() as u32,
+            types.len() as u32,
+            strings.len() as u32,
+        ]));
         bytes.extend(types);
         bytes.extend(strings);
         bytes

@@ -280,8 +280,8 @@ impl Datapath {
     ///
     /// The ring of the log cannot be opened.
     pub fn forward_log(&mut self) -> Result<tokio::task::JoinHandle<()>, Error> {
-        let logger =
-            aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|error| Error::Load(chain(&error)))?;
+        let logger = aya_log::EbpfLogger::init(&mut self.ebpf)
+            .map_err(|error| Error::Load(chain(&error)))?;
         let readable = tokio::io::Interest::READABLE;
         // SAFETY: the logger owns its ring's descriptor and keeps it open for as long as it lives.
         let mut logger =
@@ -296,10 +296,7 @@ impl Datapath {
     }
 }
 
-fn typed<M: TryFrom<aya::maps::Map>>(
-    ebpf: &mut aya::Ebpf,
-    name: &'static str,
-) -> Result<M, Error> {
+fn typed<M: TryFrom<aya::maps::Map>>(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<M, Error> {
     let map = ebpf.take_map(name).ok_or(Error::Incomplete(name))?;
     M::try_from(map).map_err(|_| Error::Incomplete(name))
 }

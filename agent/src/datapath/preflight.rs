@@ -29,7 +29,11 @@ pub struct PreflightItem {
 /// Capability numbers (uapi linux/capability.h).
 const CAPABILITIES: [(&str, u32, &str); 3] = [
     ("CAP_BPF", 39, "load programs and maps"),
-    ("CAP_PERFMON", 38, "read translations from the kernel's memory"),
+    (
+        "CAP_PERFMON",
+        38,
+        "read translations from the kernel's memory",
+    ),
     ("CAP_NET_ADMIN", 12, "attach to interfaces"),
 ];
 /// CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON, as it did before they were split off.
@@ -48,7 +52,10 @@ fn kernel() -> PreflightItem {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
     let (verdict, evidence) = match &release {
         Ok(release) => (Verdict::Pass, format!("Linux {}", release.trim())),
-        Err(error) => (Verdict::Unknown, format!("/proc/sys/kernel/osrelease: {error}")),
+        Err(error) => (
+            Verdict::Unknown,
+            format!("/proc/sys/kernel/osrelease: {error}"),
+        ),
     };
     PreflightItem {
         name: "kernel",
@@ -88,14 +95,20 @@ fn capabilities() -> Vec<PreflightItem> {
         .iter()
         .map(|(name, bit, purpose)| {
             let (verdict, evidence) = match held {
-                None => (Verdict::Unknown, "/proc/self/status does not say".to_owned()),
+                None => (
+                    Verdict::Unknown,
+                    "/proc/self/status does not say".to_owned(),
+                ),
                 Some(set) if set & (1 << bit) != 0 => (Verdict::Pass, format!("held: {purpose}")),
-                Some(set) if *bit != 12 && set & (1 << SYS_ADMIN) != 0 => {
-                    (Verdict::Pass, format!("CAP_SYS_ADMIN stands for it: {purpose}"))
-                }
+                Some(set) if *bit != 12 && set & (1 << SYS_ADMIN) != 0 => (
+                    Verdict::Pass,
+                    format!("CAP_SYS_ADMIN stands for it: {purpose}"),
+                ),
                 Some(_) => (
                     Verdict::Fail,
-                    format!("missing, needed to {purpose}: run as root or grant it to the container"),
+                    format!(
+                        "missing, needed to {purpose}: run as root or grant it to the container"
+                    ),
                 ),
             };
             PreflightItem {
@@ -138,7 +151,11 @@ fn attachment() -> PreflightItem {
         evidence: format!(
             "{} on this kernel{}",
             method.name(),
-            if bpffs { "" } else { "; /sys/fs/bpf is not there" }
+            if bpffs {
+                ""
+            } else {
+                "; /sys/fs/bpf is not there"
+            }
         ),
     }
 }
