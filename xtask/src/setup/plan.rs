@@ -70,10 +70,6 @@ impl Plan {
         }
         let mut steps = Vec::new();
         if !packages.is_empty() {
-            steps.push(apt_step(
-                "Refreshing apt's package lists",
-                ["update"].map(str::to_owned),
-            ));
             let install = ["install", "--yes", "--no-install-recommends"].map(str::to_owned);
             let purpose = format!("Installing {}", packages.join(", "));
             steps.push(apt_step(&purpose, install.into_iter().chain(packages)));
