@@ -13,7 +13,7 @@ use std::process::Command;
 
 /// Oldest Rust, as the minor version, that compiles agent-ebpf and its dependencies: the
 /// workspace's `rust-version`.
-const OLDEST_MINOR: u32 = 89;
+pub const OLDEST_MINOR: u32 = 89;
 
 /// The linker that makes one eBPF object, with BTF, out of LLVM bitcode.
 const LINKER: &str = "bpf-linker";
@@ -62,10 +62,7 @@ impl Toolchain {
     /// # Errors
     /// [`Missing`], which says what to install.
     pub fn find() -> Result<Self, Missing> {
-        let prefix = prefixes()
-            .into_iter()
-            .find(|prefix| has_source(prefix) && is_recent(prefix))
-            .ok_or(Missing::Source)?;
+        let prefix = compiler().ok_or(Missing::Source)?;
         let linker = linker().ok_or(Missing::Linker)?;
         Ok(Self { prefix, linker })
     }
@@ -85,12 +82,7 @@ impl Toolchain {
     /// cargo that started us: clippy's wrapper, flags and targets are meant for the host.
     pub fn cargo(&self, arch: &str) -> Command {
         let bin = self.prefix.join("bin");
-        let mut command = Command::new(bin.join("cargo"));
-        for (name, _) in std::env::vars_os() {
-            if is_outer_setting(&name.to_string_lossy()) {
-                command.env_remove(name);
-            }
-        }
+        let mut command = fresh(bin.join("cargo"));
         let flags = [
             format!("--cfg=bpf_target_arch=\"{arch}\""),
             // Debug information is what bpf-linker makes BTF of, and without --btf it makes none.
@@ -123,6 +115,24 @@ impl Toolchain {
         // Joining fails only for a directory with a colon in its name, which PATH cannot hold.
         std::env::join_paths(all).unwrap_or(old)
     }
+}
+
+/// Prefix of the first Rust that can compile for the bpf target.
+pub fn compiler() -> Option<PathBuf> {
+    prefixes()
+        .into_iter()
+        .find(|prefix| has_source(prefix) && is_recent(prefix))
+}
+
+/// A command that does not hear the settings of the cargo, clippy or rustup that started us.
+pub fn fresh(program: PathBuf) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if is_outer_setting(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Arguments that compile for the bpf target whose byte order is `endian` (`little` or `big`).
@@ -210,7 +220,8 @@ fn minor_version(line: &str) -> Option<u32> {
         .ok()
 }
 
-fn linker() -> Option<PathBuf> {
+/// Path of bpf-linker: on PATH, or where cargo installs.
+pub fn linker() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let cargo = std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
