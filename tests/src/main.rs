@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use nodescope_tests::lab::{self, programs};
+use nodescope_tests::lab::{self, demo, programs};
 
 #[derive(Parser)]
 #[command(
@@ -17,6 +17,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Start a cluster, agents and traffic, and show the flows live
+    Run(demo::DemoOptions),
+    /// Run a nodescope command against the lab that runs
+    Cli {
+        /// The command and its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        args: Vec<String>,
+    },
     /// Remove what labs left that were killed
     Clean,
     /// Become a command inside a namespace, and die with the parent
@@ -45,6 +53,11 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Run(options) => demo::run(&options)?,
+        Command::Cli { args } => {
+            let code = demo::cli(&args)?.code().and_then(|c| u8::try_from(c).ok());
+            return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
+        }
         Command::Clean => {
             for name in lab::clean_stale()? {
                 println!("removed lab {name}");

@@ -136,11 +136,15 @@ impl Lab {
         Ok(())
     }
 
-    /// Makes the API server reachable on each node's loopback.
+    /// Makes the API server reachable on each node's loopback, and for kubectl outside.
     pub(super) fn start_relays(&self) -> Result<()> {
         let Some(api) = &self.control_plane else {
             return Ok(());
         };
+        if let Some(path) = self.kubeconfig_path() {
+            let url = format!("http://{}", api.address());
+            std::fs::write(path, api.kubeconfig(&url))?;
+        }
         for index in 0..self.topology.nodes.len() {
             let relay = Relay::start(&self.node(index), API_ON_NODE, api.address())?;
             if let Ok(mut relays) = self.relays.lock() {

@@ -14,9 +14,12 @@
 //! Every namespace of a lab is called `ns-lab<name>-<role>`; nothing outside of them is
 //! touched. Dropping the lab removes it; [`clean_stale`] removes what a killed one left.
 
+mod agent;
 mod builder;
+mod capture;
 mod cluster;
 mod control_plane;
+pub mod demo;
 mod kubenet;
 mod names;
 mod netns;
@@ -29,7 +32,9 @@ mod rules;
 mod run_dir;
 mod services;
 mod topology;
+mod traffic;
 mod wiring;
+mod witness;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -40,7 +45,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+pub use agent::Agent;
 pub use builder::{LabBuilder, is_root};
+pub use capture::{Capture, Captured, Frame};
 pub use control_plane::ControlPlane;
 pub use names::{NAMESPACE_PREFIX, namespace_prefix};
 pub use netns::{Netns, with_prefix};
@@ -49,7 +56,9 @@ pub use process::{Finished, Proc, binary, exec_in, lab_command};
 pub use run_dir::{RUN_ROOT, clean_stale, live};
 pub use services::{Protocol, Service, ServicePort};
 pub use topology::{Machine, NodeSpec, Topology};
+pub use traffic::{Play, Played};
 use wiring::Wiring;
+pub use witness::{ConntrackEntry, LinkStats, Tuple};
 
 /// How long servers and links get to become ready: they take milliseconds.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -97,6 +106,13 @@ impl Lab {
     /// The directory of its sockets, logs and kubeconfigs, removed with it.
     pub fn run_dir(&self) -> &Path {
         self.run.path()
+    }
+
+    /// A kubeconfig for this machine's own kubectl; none without an API server.
+    pub fn kubeconfig_path(&self) -> Option<PathBuf> {
+        self.control_plane
+            .as_ref()
+            .map(|_| self.run_dir().join("kubeconfig"))
     }
 
     /// The namespace of `role`: `fabric`, `node0`, `vm`, `onprem`, `pod-web`…

@@ -52,6 +52,7 @@ pub enum Program {
         /// DNS server to ask for the host's address
         #[arg(long)]
         dns: Option<IpAddr>,
+        /// How often, and from where
         #[command(flatten)]
         pace: Pace,
     },
@@ -62,6 +63,7 @@ pub enum Program {
         /// Bytes at a time
         #[arg(long, default_value_t = 32)]
         size: usize,
+        /// How often, and from where
         #[command(flatten)]
         pace: Pace,
     },
@@ -75,6 +77,7 @@ pub enum Program {
         /// Do not wait for answers
         #[arg(long)]
         no_answer: bool,
+        /// How often, and from where
         #[command(flatten)]
         pace: Pace,
     },
@@ -88,6 +91,7 @@ pub enum Program {
         /// The type of record
         #[arg(long = "type", default_value = "A")]
         record_type: String,
+        /// How often, and from where
         #[command(flatten)]
         pace: Pace,
     },
