@@ -1,2 +1,8 @@
-//! x
-fn main() {}
+//! Build script: the protobuf code.
+
+#[path = "build/protos.rs"]
+mod protos;
+
+fn main() -> anyhow::Result<()> {
+    protos::compile_protos()
+}

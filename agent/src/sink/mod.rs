@@ -1,1 +1,3 @@
 //! Where flows go: metrics, flow log, Hubble gRPC.
+
+pub mod proto;
