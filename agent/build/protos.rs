@@ -21,7 +21,9 @@ pub fn compile_protos() -> anyhow::Result<()> {
     }
     let out = PathBuf::from(std::env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     let mut set = protox::compile(FILES, [root])?;
-    tonic_prost_build::configure().compile_fds(set.clone()).context("generating protobuf code")?;
+    tonic_prost_build::configure()
+        .compile_fds(set.clone())
+        .context("generating protobuf code")?;
     // Comments are wanted in the generated code, not in the binary.
     for file in &mut set.file {
         file.source_code_info = None;

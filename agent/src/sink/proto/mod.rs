@@ -2,7 +2,11 @@
 //!
 //! The module tree is that of the protobuf packages, which the generated code refers to.
 
-#![allow(missing_docs, clippy::all, reason = "generated from agent/proto, documented there")]
+#![allow(
+    missing_docs,
+    clippy::all,
+    reason = "generated from agent/proto, documented there"
+)]
 
 /// The flow record and its filter.
 pub mod flow {
