@@ -148,16 +148,26 @@ async fn load(path: &PathBuf) -> Result<kube::Config, Error> {
     config.map_err(|error| failed(reason(&error)))
 }
 
-/// The whole chain of causes on one line.
+/// The chain of causes on one line: the first line of each that says something new (those of
+/// YAML errors go on with an excerpt of the file).
 pub(super) fn reason(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let first = |error: &dyn std::error::Error| {
+        error
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    let mut text = first(error);
     let mut cause = error.source();
     while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
+        let more = first(inner);
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
         }
         cause = inner.source();
     }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    text
 }

@@ -113,10 +113,10 @@ fn watches(client: &Client) -> [Watch; 4] {
     let slices: Api<EndpointSlice> = Api::all(client.clone());
     let nodes: Api<Node> = Api::all(client.clone());
     [
-        Box::new(move || stream(&pods, |pod| trim::pod(pod), Update::Pod)),
-        Box::new(move || stream(&services, |service| trim::service(service), Update::Service)),
-        Box::new(move || stream(&slices, |slice| trim::slice(slice), Update::Slice)),
-        Box::new(move || stream(&nodes, |node| trim::node(node), Update::Node)),
+        Box::new(move || stream(&pods, trim::pod, Update::Pod)),
+        Box::new(move || stream(&services, trim::service, Update::Service)),
+        Box::new(move || stream(&slices, trim::slice, Update::Slice)),
+        Box::new(move || stream(&nodes, trim::node, Update::Node)),
     ]
 }
 

@@ -27,8 +27,14 @@ impl InterfaceFilter {
         let globs: Vec<&String> = include.iter().filter(|pattern| *pattern != AUTO).collect();
         Ok(Self {
             auto: globs.len() != include.len() || include.is_empty(),
-            include: globs.into_iter().map(compile).collect::<Result<_, _>>()?,
-            exclude: exclude.iter().map(compile).collect::<Result<_, _>>()?,
+            include: globs
+                .into_iter()
+                .map(|glob| compile(glob))
+                .collect::<Result<_, _>>()?,
+            exclude: exclude
+                .iter()
+                .map(|glob| compile(glob))
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -66,9 +72,9 @@ impl InterfaceFilter {
     }
 }
 
-fn compile(pattern: &String) -> Result<GlobMatcher, Error> {
+fn compile(pattern: &str) -> Result<GlobMatcher, Error> {
     let glob = Glob::new(pattern).map_err(|error| Error::Glob {
-        pattern: pattern.clone(),
+        pattern: pattern.to_owned(),
         reason: error.kind().to_string(),
     })?;
     Ok(glob.compile_matcher())
