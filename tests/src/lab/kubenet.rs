@@ -56,7 +56,9 @@ pub fn topology() -> Topology {
 #[derive(Clone, Copy, Debug)]
 pub struct Kubenet {
     /// The kubelet's `--hairpin-mode=promiscuous-bridge`, its default with kubenet; else
-    /// `hairpin-veth`.
+    /// `hairpin-veth`. From Linux 6.9 on a pod does not reach itself through its own service
+    /// over a promiscuous bridge: br_netfilter forgets the connection of promiscuous copies
+    /// ("skip conntrack input hook for promisc packets"), and kube-proxy drops them as INVALID.
     pub promiscuous: bool,
     /// Whether `ebtables` is there to write the rules that drop the copies.
     pub ebtables: bool,
