@@ -68,7 +68,9 @@ impl Wiring for Kubenet {
     fn node_lines(&self, node: &NodeSpec) -> Vec<String> {
         let (gateway, prefix) = (node.pod_gateway(), node.pod_cidr.prefix_len());
         let mut lines = vec![
-            format!("link add {BRIDGE} type bridge"),
+            // Without snooping the bridge joins no multicast group: its reports are packets
+            // that nobody asked for, seconds later.
+            format!("link add {BRIDGE} type bridge mcast_snooping 0"),
             format!("link set {BRIDGE} address {}", names::pod_mac(gateway)),
             format!("addr add {gateway}/{prefix} dev {BRIDGE}"),
             format!("link set {BRIDGE} up"),
