@@ -166,9 +166,7 @@ impl Agent {
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         whole
             .lines()
-            .map(|line| {
-                serde_json::from_str(line).with_context(|| format!("flow record '{line}'"))
-            })
+            .map(|line| serde_json::from_str(line).with_context(|| format!("flow record '{line}'")))
             .collect()
     }
 

@@ -156,9 +156,8 @@ fn unique(prefix: &str) -> String {
 
 /// Whether `program` is in one of the directories of `$PATH`.
 fn has_program(program: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
-    })
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 
 /// Whether this process may build labs.

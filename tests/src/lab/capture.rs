@@ -1,5 +1,6 @@
-//! tcpdump as a witness: exact packets and bytes of an interface, each way.
+//! tcpdump as a witness: exact packets and bytes of interfaces, each way.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,23 +11,26 @@ use super::netns::Netns;
 use super::process::Proc;
 use super::{Lab, wait_for};
 
-/// How much of each frame is kept: headers, with room for options.
-const SNAP_LENGTH: &str = "160";
+/// How much of each packet is kept: headers, with room for options.
+const SNAP_LENGTH: &str = "192";
+
+/// The kernel's buffer for what tcpdump has not read yet, in KiB.
+const BUFFER: &str = "32768";
 
 /// How long tcpdump gets to start, to read what the kernel has for it, and to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A capture that runs: one tcpdump for each direction of an interface.
+/// The Ethernet header's length, which the capture leaves out of a frame's.
+const ETHERNET: usize = 14;
+
+/// A capture that runs, of all interfaces of a namespace.
 #[derive(Debug)]
 pub struct Capture {
-    ingress: Way,
-    egress: Way,
-}
-
-#[derive(Debug)]
-struct Way {
     process: Proc,
+    netns: Netns,
     file: PathBuf,
+    filter: String,
+    interfaces: BTreeMap<u32, String>,
 }
 
 /// What was seen in one direction, as the interface's owner sees it: ingress is what the
@@ -42,9 +46,16 @@ pub struct Captured {
 pub struct Frame {
     /// Its full length in bytes, Ethernet header included.
     pub length: usize,
-    /// The beginning of it.
-    pub bytes: Vec<u8>,
+    /// The hardware address that it came from.
+    pub source: [u8; 6],
+    /// Its Ethernet type.
+    pub ethertype: u16,
+    /// The beginning of what follows the Ethernet header.
+    pub payload: Vec<u8>,
 }
+
+/// Both directions of one interface: ingress, egress.
+pub type BothWays = (Captured, Captured);
 
 impl Captured {
     /// How many frames.
@@ -68,78 +79,108 @@ impl Captured {
 }
 
 impl Lab {
-    /// Captures on `interface` in `netns` what matches `filter` (pcap's language, empty for
-    /// everything). When this returns, the next packet is captured.
-    pub fn tcpdump(&self, netns: &Netns, interface: &str, filter: &str) -> Result<Capture> {
-        let mut ingress = self.start_tcpdump(netns, interface, filter, "in")?;
-        let mut egress = self.start_tcpdump(netns, interface, filter, "out")?;
-        for way in [&mut ingress, &mut egress] {
-            way.process.wait_output("listening on", PATIENCE)?;
-        }
-        Ok(Capture { ingress, egress })
-    }
-
-    fn start_tcpdump(
-        &self,
-        netns: &Netns,
-        interface: &str,
-        filter: &str,
-        way: &str,
-    ) -> Result<Way> {
+    /// Captures on all interfaces of `netns` what matches `filter` (pcap's language, empty
+    /// for everything). When this returns, the next packet is captured.
+    ///
+    /// The filter is applied at the end: so every packet that the kernel had for tcpdump is
+    /// accounted for, and the counts are exact or an error.
+    pub fn tcpdump(&self, netns: &Netns, filter: &str) -> Result<Capture> {
         let file = self
-            .log_base(&format!("{}-{interface}-{way}", netns.name()))
+            .log_base(&format!("{}-tcpdump", netns.name()))
             .with_extension("pcap");
         let path = file.to_string_lossy().into_owned();
-        // Not promiscuous: the interface must behave as if nobody looked.
-        let mut argv = vec!["tcpdump", "-n", "-p", "--immediate-mode", "-U", "-Z", "root"];
-        argv.extend(["-s", SNAP_LENGTH, "-i", interface, "-Q", way, "-w", &path]);
-        if !filter.is_empty() {
-            argv.push(filter);
-        }
-        Ok(Way {
-            process: self.spawn(netns, argv)?,
+        // The pseudo-interface carries each packet's direction; and it is not promiscuous:
+        // interfaces behave as if nobody looked.
+        let mut argv = vec!["tcpdump", "-n", "-i", "any", "-y", "LINUX_SLL2", "-p"];
+        argv.extend(["--immediate-mode", "-U", "-Z", "root"]);
+        argv.extend(["-B", BUFFER, "-s", SNAP_LENGTH, "-w", &path]);
+        let mut process = self.spawn(netns, argv)?;
+        process.wait_output("listening on", PATIENCE)?;
+        Ok(Capture {
+            process,
+            netns: netns.clone(),
             file,
+            filter: filter.to_owned(),
+            interfaces: interfaces(netns)?,
         })
     }
 }
 
 impl Capture {
-    /// Ends it: (ingress, egress). An error when the kernel dropped packets that tcpdump
-    /// should have had.
-    pub fn stop(self) -> Result<(Captured, Captured)> {
-        Ok((self.ingress.stop()?, self.egress.stop()?))
+    /// Ends it: what `interface` received and sent.
+    pub fn stop(self, interface: &str) -> Result<BothWays> {
+        let mut all = self.stop_all()?;
+        Ok(all.remove(interface).unwrap_or_default())
     }
-}
 
-impl Way {
-    fn stop(mut self) -> Result<Captured> {
-        // tcpdump drops what it has not read when it is told to end; its statistics tell
-        // when it has read everything.
+    /// Ends it: what each interface that saw a packet received and sent. An error when the
+    /// kernel dropped packets that tcpdump should have had.
+    pub fn stop_all(mut self) -> Result<BTreeMap<String, BothWays>> {
+        self.wait_complete()?;
+        self.process.end_with(Signal::INT, PATIENCE)?;
+        let all = statistics(&self.process.stderr());
+        let last = all.last().context("tcpdump gave no statistics")?;
+        ensure!(last.dropped == 0, "tcpdump lost {} packets", last.dropped);
+        let whole = read_pcap(&self.file)?;
+        ensure!(
+            whole.len() as u64 == last.captured,
+            "tcpdump captured {} packets and wrote {}",
+            last.captured,
+            whole.len()
+        );
+        let chosen = match self.filter.is_empty() {
+            true => whole,
+            false => self.filtered()?,
+        };
+        // Interfaces that came in the meantime; those that went are known from the start.
+        self.interfaces.extend(interfaces(&self.netns)?);
+        let mut result: BTreeMap<String, BothWays> = BTreeMap::new();
+        for packet in chosen {
+            let name = self.interfaces.get(&packet.interface).cloned();
+            let (ingress, egress) = result
+                .entry(name.unwrap_or_else(|| format!("if{}", packet.interface)))
+                .or_default();
+            let way = if packet.outgoing { egress } else { ingress };
+            way.frames.push(packet.frame);
+        }
+        Ok(result)
+    }
+
+    /// Waits until tcpdump has read everything that the kernel has for it: it drops the rest
+    /// when it is told to end.
+    fn wait_complete(&mut self) -> Result<()> {
         let mut said = 0;
         wait_for("tcpdump to read what was captured", PATIENCE, || {
-            said += 1;
             let asked = self.process.signal(Signal::USR1).is_ok();
             let answered = wait_for("statistics", Duration::from_secs(1), || {
-                statistics(&self.process.stderr()).len() >= said
+                statistics(&self.process.stderr()).len() > said
             });
             let all = statistics(&self.process.stderr());
             said = all.len();
             let complete = all.last().is_some_and(|s| s.captured == s.received);
             asked && answered.is_ok() && complete
-        })?;
-        self.process.end_with(Signal::INT, PATIENCE)?;
-        let all = statistics(&self.process.stderr());
-        let last = all.last().context("tcpdump gave no statistics")?;
-        ensure!(last.dropped == 0, "tcpdump lost {} packets", last.dropped);
-        let captured = read_pcap(&self.file)?;
-        ensure!(
-            captured.packets() == last.captured,
-            "tcpdump captured {} packets and wrote {}",
-            last.captured,
-            captured.packets()
-        );
-        Ok(captured)
+        })
     }
+
+    /// Has tcpdump read its file again, with the filter.
+    fn filtered(&self) -> Result<Vec<Packet>> {
+        let (from, to) = (&self.file, self.file.with_extension("filtered"));
+        let (from, to) = (from.to_string_lossy(), to.to_string_lossy());
+        let argv = ["tcpdump", "-n", "-r", &from, "-w", &to, &self.filter];
+        self.netns.run(argv)?.success()?;
+        read_pcap(Path::new(to.as_ref()))
+    }
+}
+
+/// Names of the interfaces of `netns` by index.
+fn interfaces(netns: &Netns) -> Result<BTreeMap<u32, String>> {
+    let links = netns.ip_json(&["link", "show"])?;
+    let links = links.as_array().context("ip link gave no list")?;
+    let named = links.iter().filter_map(|link| {
+        let index = u32::try_from(link["ifindex"].as_u64()?).ok()?;
+        Some((index, link["ifname"].as_str()?.to_owned()))
+    });
+    Ok(named.collect())
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -173,8 +214,16 @@ fn statistics(said: &str) -> Vec<Statistics> {
     all
 }
 
-/// Reads a capture file (pcap-savefile(5), Ethernet, in this machine's byte order).
-fn read_pcap(path: &Path) -> Result<Captured> {
+/// A packet in the capture file.
+struct Packet {
+    interface: u32,
+    outgoing: bool,
+    frame: Frame,
+}
+
+/// Reads a capture file: pcap-savefile(5) in this machine's byte order, LINUX_SLL2 packets
+/// (tcpdump.org, "LINKTYPE_LINUX_SLL2").
+fn read_pcap(path: &Path) -> Result<Vec<Packet>> {
     const MAGIC: u32 = 0xa1b2_c3d4;
     const HEADER: usize = 24;
     const RECORD_HEADER: usize = 16;
@@ -183,28 +232,45 @@ fn read_pcap(path: &Path) -> Result<Captured> {
         let bytes = data.get(at..at + 4)?;
         Some(u32::from_ne_bytes(bytes.try_into().ok()?))
     };
-    ensure!(
-        word(0) == Some(MAGIC),
-        "{} is no capture file",
-        path.display()
-    );
-    let mut frames = Vec::new();
+    if word(0) != Some(MAGIC) {
+        bail!("{} is no capture file", path.display());
+    }
+    let mut packets = Vec::new();
     let mut at = HEADER;
     while at < data.len() {
-        let (Some(kept), Some(length)) = (word(at + 8), word(at + 12)) else {
-            bail!("{} ends inside a record", path.display());
+        let record = || -> Option<(usize, Packet)> {
+            let (kept, length) = (word(at + 8)? as usize, word(at + 12)? as usize);
+            let start = at + RECORD_HEADER;
+            Some((
+                start + kept,
+                cooked(data.get(start..start + kept)?, length)?,
+            ))
         };
-        let start = at + RECORD_HEADER;
-        let Some(bytes) = data.get(start..start + kept as usize) else {
-            bail!("{} ends inside a frame", path.display());
+        let Some((next, packet)) = record() else {
+            bail!("{} ends inside a packet", path.display());
         };
-        frames.push(Frame {
-            length: length as usize,
-            bytes: bytes.to_vec(),
-        });
-        at = start + kept as usize;
+        packets.push(packet);
+        at = next;
     }
-    Ok(Captured { frames })
+    Ok(packets)
+}
+
+/// A packet behind its LINUX_SLL2 header; `length` is the full one with that header.
+fn cooked(bytes: &[u8], length: usize) -> Option<Packet> {
+    const HEADER: usize = 20;
+    /// `PACKET_OUTGOING` (linux/if_packet.h).
+    const OUTGOING: u8 = 4;
+    let (header, payload) = bytes.split_at_checked(HEADER)?;
+    Some(Packet {
+        interface: u32::from_be_bytes(header[4..8].try_into().ok()?),
+        outgoing: header[10] == OUTGOING,
+        frame: Frame {
+            length: length.checked_sub(HEADER)? + ETHERNET,
+            source: header[12..18].try_into().ok()?,
+            ethertype: u16::from_be_bytes(header[0..2].try_into().ok()?),
+            payload: payload.to_vec(),
+        },
+    })
 }
 
 #[cfg(test)]

@@ -83,6 +83,23 @@ impl Lab {
         self.sync_services()
     }
 
+    /// Connections and datagrams that the servers of `who` took until now, one JSON object
+    /// each with `peer`: a pod's short name, `vm` or `onprem`.
+    pub fn served(&self, who: &str) -> Result<Vec<Value>> {
+        let state = self.lock();
+        let pod = state.pods.iter().find(|pod| pod.short() == who);
+        let role = pod.map_or(who.to_owned(), Pod::role);
+        let servers = state
+            .processes
+            .get(&role)
+            .with_context(|| format!("nothing serves in '{who}' of lab {}", self.name))?;
+        let output: String = servers.iter().map(Proc::stdout).collect();
+        let lines = output.lines().map(serde_json::from_str::<Value>);
+        let lines = lines.collect::<Result<Vec<_>, _>>()?;
+        let taken = lines.into_iter().filter(|line| line.get("peer").is_some());
+        Ok(taken.collect())
+    }
+
     /// Writes services, EndpointSlices and the nodes' iptables rules from what there is.
     pub fn sync_services(&self) -> Result<()> {
         let (pods, services) = {

@@ -14,9 +14,6 @@ use super::agent::{Agent, socket_in};
 use super::process::binary;
 use super::{Lab, RUN_ROOT, live};
 
-/// The name of the lab that `nodescope-lab run` builds.
-const NAME: &str = "demo";
-
 /// The pause between two rounds of traffic.
 const ROUND_PAUSE: Duration = Duration::from_secs(2);
 
@@ -29,6 +26,9 @@ pub struct DemoOptions {
     /// Make cbr0 promiscuous, as kubenet does by default
     #[arg(long)]
     pub promiscuous: bool,
+    /// The lab's name, when several are to run
+    #[arg(long, default_value = "demo")]
+    pub name: String,
     /// Start no agents: only the cluster and its traffic
     #[arg(long)]
     pub no_agents: bool,
@@ -38,7 +38,7 @@ pub struct DemoOptions {
 pub fn run(options: &DemoOptions) -> Result<()> {
     let stop = stop_flag()?;
     let start = Instant::now();
-    let builder = super::LabBuilder::new(NAME)
+    let builder = super::LabBuilder::new(&options.name)
         .exact_name()
         .promiscuous_bridge(options.promiscuous);
     let lab = builder.start()?;

@@ -56,7 +56,9 @@ pub fn topology() -> Topology {
 #[derive(Clone, Copy, Debug)]
 pub struct Kubenet {
     /// The kubelet's `--hairpin-mode=promiscuous-bridge`, its default with kubenet; else
-    /// `hairpin-veth`.
+    /// `hairpin-veth`. From Linux 6.9 on a pod does not reach itself through its own service
+    /// over a promiscuous bridge: br_netfilter forgets the connection of promiscuous copies
+    /// ("skip conntrack input hook for promisc packets"), and kube-proxy drops them as INVALID.
     pub promiscuous: bool,
     /// Whether `ebtables` is there to write the rules that drop the copies.
     pub ebtables: bool,
@@ -66,7 +68,9 @@ impl Wiring for Kubenet {
     fn node_lines(&self, node: &NodeSpec) -> Vec<String> {
         let (gateway, prefix) = (node.pod_gateway(), node.pod_cidr.prefix_len());
         let mut lines = vec![
-            format!("link add {BRIDGE} type bridge"),
+            // Without snooping the bridge joins no multicast group: its reports are packets
+            // that nobody asked for, seconds later.
+            format!("link add {BRIDGE} type bridge mcast_snooping 0"),
             format!("link set {BRIDGE} address {}", names::pod_mac(gateway)),
             format!("addr add {gateway}/{prefix} dev {BRIDGE}"),
             format!("link set {BRIDGE} up"),

@@ -47,7 +47,7 @@ use anyhow::{Context, Result, bail};
 
 pub use agent::Agent;
 pub use builder::{LabBuilder, is_root};
-pub use capture::{Capture, Captured, Frame};
+pub use capture::{BothWays, Capture, Captured, Frame};
 pub use control_plane::ControlPlane;
 pub use names::{NAMESPACE_PREFIX, namespace_prefix};
 pub use netns::{Netns, with_prefix};
@@ -64,8 +64,7 @@ pub use witness::{ConntrackEntry, LinkStats, Tuple};
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The API server as processes on a node reach it: see [`relay`].
-const API_ON_NODE: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
+const API_ON_NODE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
 
 /// A cluster that runs. Removed when dropped.
 pub struct Lab {

@@ -193,7 +193,12 @@ fn run_tool(argv: &[&str], input: &str) -> Result<Output> {
 
 /// The batch line that `ip -batch` names in its error ("Command failed -:3").
 fn failed_line(said: &str, input: &str) -> Option<String> {
-    let number: usize = said.split("Command failed -:").nth(1)?.trim().parse().ok()?;
+    let number: usize = said
+        .split("Command failed -:")
+        .nth(1)?
+        .trim()
+        .parse()
+        .ok()?;
     let line = input.lines().nth(number.checked_sub(1)?)?;
     Some(format!(" ({line})"))
 }

@@ -252,7 +252,8 @@ fn running_pod(
         "containers".to_owned(),
         json!([{"name": container, "image": image, "ports": ports}]),
     );
-    let condition = |kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": CREATED});
+    let condition =
+        |kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": CREATED});
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": metadata(Some(namespace), name, labels),

@@ -19,6 +19,9 @@ pub const RUN_ROOT: &str = "/run/nodescope-lab";
 /// How long processes get to die after SIGKILL before their namespace is removed regardless.
 const DEATH_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long another lab's cleaning may hold a lock.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// The directory of one lab. Its lock is held as long as this value lives, and the kernel
 /// lets go of it when the process dies, however it dies: an unlocked directory is stale.
 #[derive(Debug)]
@@ -32,21 +35,23 @@ impl RunDir {
     pub fn take(name: &str) -> Result<Self> {
         fs::create_dir_all(RUN_ROOT)
             .with_context(|| format!("cannot create {RUN_ROOT}: run the lab as root"))?;
-        loop {
-            let path = Path::new(RUN_ROOT).join(name);
-            fs::create_dir_all(&path)?;
-            let Some(mut lock) = try_lock(&path)? else {
-                let owner = owner(&path).map_or("?".to_owned(), |pid| pid.to_string());
-                bail!("lab '{name}' is already running (pid {owner}): stop it first");
-            };
-            // The last owner may have removed the directory between opening and locking.
-            if !still_there(&lock, &path) {
-                continue;
-            }
-            lock.set_len(0)?;
-            write!(lock, "{}", std::process::id())?;
-            return Ok(Self { path, _lock: lock });
-        }
+        let path = Path::new(RUN_ROOT).join(name);
+        let mut taken = None;
+        // A cleaner may hold the lock for a moment, or remove the directory between two of
+        // the steps here; a live lab holds it for long.
+        let waited = wait_for("the lock", LOCK_TIMEOUT, || {
+            let _ = fs::create_dir_all(&path);
+            let lock = try_lock(&path).ok().flatten();
+            taken = lock.filter(|lock| still_there(lock, &path));
+            taken.is_some()
+        });
+        let (Ok(()), Some(mut lock)) = (waited, taken) else {
+            let owner = owner(&path).map_or("?".to_owned(), |pid| pid.to_string());
+            bail!("lab '{name}' is already running (pid {owner}): stop it first");
+        };
+        lock.set_len(0)?;
+        write!(lock, "{}", std::process::id())?;
+        Ok(Self { path, _lock: lock })
     }
 
     /// The directory.

@@ -97,7 +97,7 @@ impl Topology {
     pub fn fabric_lines(&self, lab: &str) -> Vec<String> {
         let mut lines = vec![
             "link set lo up".to_owned(),
-            format!("link add {SWITCH} type bridge"),
+            format!("link add {SWITCH} type bridge mcast_snooping 0"),
             // The address that Azure's virtual gateways answer with.
             format!("link set {SWITCH} address 12:34:56:78:9a:bc"),
         ];

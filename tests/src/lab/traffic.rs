@@ -78,7 +78,10 @@ impl Lab {
             lab(
                 "datagrams to a service",
                 "api",
-                format!("udp-send {}:9000 --count 3", self.service("default", "web")?.cluster_ip),
+                format!(
+                    "udp-send {}:9000 --count 3",
+                    self.service("default", "web")?.cluster_ip
+                ),
             )?,
             lab(
                 "a name that does not exist",

@@ -14,9 +14,9 @@ pub struct Tuple {
     pub src: IpAddr,
     /// Destination address.
     pub dst: IpAddr,
-    /// Source port; the identifier for ICMP echo.
+    /// Source port; the identifier for ICMP echo, 0 for protocols without.
     pub sport: u16,
-    /// Destination port; type and code (`type << 8 | code`) for ICMP.
+    /// Destination port; type and code (`type << 8 | code`) for ICMP, 0 for protocols without.
     pub dport: u16,
 }
 
@@ -131,8 +131,12 @@ fn parse_conntrack(line: &str) -> Result<ConntrackEntry> {
         Some(Tuple {
             src: value("src", nth)?.parse().ok()?,
             dst: value("dst", nth)?.parse().ok()?,
-            sport: number("sport", nth).or_else(|| number("id", nth))?,
-            dport: number("dport", nth).or(icmp.map(|(kind, code)| kind << 8 | code))?,
+            sport: number("sport", nth)
+                .or_else(|| number("id", nth))
+                .unwrap_or_default(),
+            dport: number("dport", nth)
+                .or(icmp.map(|(kind, code)| kind << 8 | code))
+                .unwrap_or_default(),
         })
     };
     let (Some(original), Some(reply)) = (tuple(0), tuple(1)) else {
@@ -183,6 +187,9 @@ mod tests {
         assert_eq!((ping.original.sport, ping.original.dport), (7, 0x800));
         assert_eq!(ping.state, None);
         assert_eq!(ping.zone, 3);
+        let other = "ipv4 2 unknown 2 599 src=10.244.0.1 dst=224.0.0.22 [UNREPLIED] \
+                     src=224.0.0.22 dst=10.244.0.1 mark=0 use=1";
+        assert_eq!(parse_conntrack(other).unwrap().original.dport, 0);
         assert!(parse_conntrack("ipv4 2 tcp").is_err());
     }
 }

@@ -113,12 +113,7 @@ fn plain(name: &Name) -> String {
 
 /// Asks and prints `{"local":…,"name":…,"rcode":…,"answers":[…],"latency_seconds":…}`; any
 /// answer is a success, NXDOMAIN too.
-pub(super) async fn query(
-    name: &str,
-    server: IpAddr,
-    record_type: &str,
-    pace: Pace,
-) -> Result<()> {
+pub(super) async fn query(name: &str, server: IpAddr, record_type: &str, pace: Pace) -> Result<()> {
     let record_type: RecordType = record_type
         .parse()
         .map_err(|_| anyhow::anyhow!("'{record_type}' is no DNS record type: give A or AAAA"))?;

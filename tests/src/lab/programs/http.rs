@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, bail};
 use axum::Router;
-use axum::extract::connect_info::ConnectInfo;
 use axum::extract::Request;
+use axum::extract::connect_info::ConnectInfo;
 use axum::serve::ListenerExt;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -84,7 +84,8 @@ async fn get_once(uri: &Uri, to: SocketAddr, pace: Pace) -> Result<serde_json::V
         .await
         .with_context(|| format!("connecting to {to}"))?;
     let (local, remote) = (stream.local_addr()?, stream.peer_addr()?);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     let request = hyper::Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
         .header("host", uri.authority().map_or("", |name| name.as_str()))
