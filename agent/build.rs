@@ -1,7 +1,9 @@
-//! Compiles what the agent carries inside: the kernel side, as an eBPF object.
+//! Compiles what the agent carries inside: the kernel side as an eBPF object, and the protos.
 
 #[path = "build/bpf.rs"]
 mod bpf;
+#[path = "build/protos.rs"]
+mod protos;
 #[path = "build/toolchain.rs"]
 mod toolchain;
 
@@ -15,6 +17,7 @@ fn main() -> ExitCode {
 }
 
 fn generate() -> anyhow::Result<()> {
+    protos::compile_protos()?;
     bpf::compile()?;
     Ok(())
 }

@@ -1,1 +1,234 @@
-//! Clusters built out of network namespaces.
+//! Clusters built out of network namespaces: real interfaces, bridges, iptables, conntrack
+//! and sockets; only the cloud around the nodes is made up.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use nodescope_tests::lab::Lab;
+//! let lab = Lab::builder("example").start()?;
+//! let body = lab.pod("web")?.run(["curl", "-s", "http://10.1.2.3:8080/"])?.success()?;
+//! assert!(body.contains("10.224.0.4")); // on-premises sees the node's address
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Every namespace of a lab is called `ns-lab<name>-<role>`; nothing outside of them is
+//! touched. Dropping the lab removes it; [`clean_stale`] removes what a killed one left.
+
+mod agent;
+mod builder;
+mod capture;
+mod cluster;
+mod control_plane;
+pub mod demo;
+mod kubenet;
+mod names;
+mod netns;
+mod objects;
+mod pods;
+mod process;
+pub mod programs;
+mod relay;
+mod rules;
+mod run_dir;
+mod services;
+mod topology;
+mod traffic;
+mod wiring;
+mod witness;
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+pub use agent::Agent;
+pub use builder::{LabBuilder, is_root};
+pub use capture::{Capture, Captured, Frame};
+pub use control_plane::ControlPlane;
+pub use names::{NAMESPACE_PREFIX, namespace_prefix};
+pub use netns::{Netns, with_prefix};
+pub use pods::{Pod, PodSpec};
+pub use process::{Finished, Proc, binary, exec_in, lab_command};
+pub use run_dir::{RUN_ROOT, clean_stale, live};
+pub use services::{Protocol, Service, ServicePort};
+pub use topology::{Machine, NodeSpec, Topology};
+pub use traffic::{Play, Played};
+use wiring::Wiring;
+pub use witness::{ConntrackEntry, LinkStats, Tuple};
+
+/// How long servers and links get to become ready: they take milliseconds.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The API server as processes on a node reach it: see [`relay`].
+const API_ON_NODE: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
+
+/// A cluster that runs. Removed when dropped.
+pub struct Lab {
+    name: String,
+    topology: Topology,
+    wiring: Box<dyn Wiring>,
+    state: Mutex<State>,
+    relays: Mutex<Vec<relay::Relay>>,
+    control_plane: Option<Arc<dyn ControlPlane>>,
+    started: AtomicU32,
+    // Last: its lock says that the lab lives.
+    run: run_dir::RunDir,
+}
+
+struct State {
+    pods: Vec<Pod>,
+    services: Vec<Service>,
+    /// The lab's own servers, by the role of their namespace.
+    processes: HashMap<String, Vec<Proc>>,
+}
+
+impl Lab {
+    /// Begins a lab whose name starts with `name` (lower-case letters and digits).
+    pub fn builder(name: &str) -> LabBuilder {
+        LabBuilder::new(name)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its addresses and ranges.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// The directory of its sockets, logs and kubeconfigs, removed with it.
+    pub fn run_dir(&self) -> &Path {
+        self.run.path()
+    }
+
+    /// A kubeconfig for this machine's own kubectl; none without an API server.
+    pub fn kubeconfig_path(&self) -> Option<PathBuf> {
+        self.control_plane
+            .as_ref()
+            .map(|_| self.run_dir().join("kubeconfig"))
+    }
+
+    /// The namespace of `role`: `fabric`, `node0`, `vm`, `onprem`, `pod-web`…
+    pub fn netns(&self, role: &str) -> Netns {
+        Netns::named(names::namespace(&self.name, role))
+    }
+
+    /// The namespace of node `index`.
+    pub fn node(&self, index: usize) -> Netns {
+        self.netns(&topology::node_role(index))
+    }
+
+    /// The namespace of the fabric.
+    pub fn fabric(&self) -> Netns {
+        self.netns("fabric")
+    }
+
+    /// The namespace of the VM on the VNet.
+    pub fn vm(&self) -> Netns {
+        self.netns(&self.topology.vm.role)
+    }
+
+    /// The namespace of the machine on premises.
+    pub fn onprem(&self) -> Netns {
+        self.netns(&self.topology.onprem.role)
+    }
+
+    /// The pod called `short`.
+    pub fn pod(&self, short: &str) -> Result<Pod> {
+        let state = self.lock();
+        let pod = state.pods.iter().find(|pod| pod.short() == short);
+        pod.cloned()
+            .with_context(|| format!("no pod '{short}' in lab {}", self.name))
+    }
+
+    /// All pods that have an interface.
+    pub fn pods(&self) -> Vec<Pod> {
+        self.lock().pods.clone()
+    }
+
+    /// The service `namespace`/`name`.
+    pub fn service(&self, namespace: &str, name: &str) -> Result<Service> {
+        let state = self.lock();
+        let mut services = state.services.iter();
+        services
+            .find(|s| s.namespace == namespace && s.name == name)
+            .cloned()
+            .with_context(|| format!("no service '{namespace}/{name}' in lab {}", self.name))
+    }
+
+    /// Starts `argv` in `netns`; killed when the guard is dropped, or this process dies.
+    pub fn spawn<S: AsRef<str>>(
+        &self,
+        netns: &Netns,
+        argv: impl IntoIterator<Item = S>,
+    ) -> Result<Proc> {
+        let argv: Vec<String> = argv.into_iter().map(|s| s.as_ref().to_owned()).collect();
+        Proc::start(netns, &argv, &self.log_base(netns.name()))
+    }
+
+    /// Starts a program of the lab binary in `netns` and waits until it says that it listens.
+    pub fn serve(&self, netns: &Netns, args: &[&str]) -> Result<Proc> {
+        let mut process = self.spawn(netns, lab_command(args)?)?;
+        process.wait_output("\"listening\"", READY_TIMEOUT)?;
+        Ok(process)
+    }
+
+    /// Takes the route to `range` out of the fabric's route table.
+    pub fn remove_route(&self, range: &str) -> Result<()> {
+        self.fabric().ip(&[format!("route del {range}")])
+    }
+
+    /// Puts a route of the topology back into the fabric's route table.
+    pub fn restore_route(&self, range: &str) -> Result<()> {
+        let mut routes = self.topology.routes.iter();
+        let Some((to, via)) = routes.find(|(to, _)| to.to_string() == range) else {
+            bail!("no route to {range} in this lab's topology");
+        };
+        self.fabric().ip(&[format!("route add {to} via {via}")])
+    }
+
+    /// A file name without extension for the output of a process, not used before.
+    fn log_base(&self, what: &str) -> PathBuf {
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
+        self.run_dir().join("logs").join(format!("{number}-{what}"))
+    }
+
+    /// The state; a test that panicked while it held the lock does not make it wrong.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.relays
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        self.lock().processes.clear();
+        if let Err(error) = run_dir::remove_namespaces(&self.name) {
+            eprintln!("removing lab {}: {error:#}", self.name);
+        }
+    }
+}
+
+/// Waits until `condition` holds, looking every few milliseconds; an error that names `what`
+/// when it does not within `timeout`.
+pub fn wait_for(what: &str, timeout: Duration, condition: impl FnMut() -> bool) -> Result<()> {
+    let mut condition = condition;
+    let start = Instant::now();
+    while !condition() {
+        if start.elapsed() > timeout {
+            bail!("waited {timeout:?} in vain for {what}");
+        }
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Everything below `filter` is tested here, on records as the server makes them.

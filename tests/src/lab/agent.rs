@@ -1,0 +1,208 @@
+//! The agent on a node, as a child process in the node's namespace.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::netns::Netns;
+use super::process::{Proc, binary};
+use super::{API_ON_NODE, Lab};
+
+/// How long an agent gets to load its programs and become ready.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an agent gets to end by itself.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Where the agent's HTTP endpoint listens inside the node.
+const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9817);
+
+/// An agent that runs; killed when dropped.
+#[derive(Debug)]
+pub struct Agent {
+    process: Proc,
+    netns: Netns,
+    socket: PathBuf,
+    flow_log: PathBuf,
+}
+
+impl Lab {
+    /// Starts the agent on node `index` and waits until it is ready. `extra` comes last on
+    /// its command line.
+    pub fn start_agent(&self, index: usize, extra: &[&str]) -> Result<Agent> {
+        let mut agent = self.launch_agent(index, extra)?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    /// Starts the agent on node `index` without waiting: for one that is expected to fail.
+    pub fn launch_agent(&self, index: usize, extra: &[&str]) -> Result<Agent> {
+        let node = self
+            .topology
+            .nodes
+            .get(index)
+            .with_context(|| format!("the lab has no node {index}"))?;
+        let netns = self.node(index);
+        let socket = self.socket(index);
+        let flow_log = self
+            .log_base(&format!("node{index}-flows"))
+            .with_extension("jsonl");
+        let kubeconfig = match &self.control_plane {
+            None => "none".to_owned(),
+            Some(api) => {
+                let path = self.run_dir().join(format!("node{index}.kubeconfig"));
+                fs::write(&path, api.kubeconfig(&format!("http://{API_ON_NODE}")))?;
+                path.to_string_lossy().into_owned()
+            }
+        };
+        let mut argv = vec![binary("NODESCOPE_BIN", "nodescope")?, "agent".to_owned()];
+        for (flag, value) in [
+            ("--node-name", node.name.as_str()),
+            ("--kubeconfig", &kubeconfig),
+            ("--socket", &socket.to_string_lossy()),
+            ("--listen-metrics", &METRICS.to_string()),
+            ("--flow-log", &flow_log.to_string_lossy()),
+        ] {
+            // A flag given by the caller replaces the lab's own.
+            if !extra.contains(&flag) {
+                argv.extend([flag.to_owned(), value.to_owned()]);
+            }
+        }
+        argv.extend(extra.iter().map(|arg| (*arg).to_owned()));
+        Ok(Agent {
+            process: self.spawn(&netns, argv)?,
+            netns,
+            socket,
+            flow_log,
+        })
+    }
+
+    /// Where the agent of node `index` listens for the command line.
+    pub fn socket(&self, index: usize) -> PathBuf {
+        socket_in(self.run_dir(), index)
+    }
+}
+
+/// The socket of node `index` of the lab whose directory is `run_dir`.
+pub(super) fn socket_in(run_dir: &Path, index: usize) -> PathBuf {
+    run_dir.join(format!("node{index}.sock"))
+}
+
+impl Agent {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// What it logged to standard error until now.
+    pub fn log(&self) -> String {
+        self.process.stderr()
+    }
+
+    /// Its process, for signals and exit codes.
+    pub fn process(&mut self) -> &mut Proc {
+        &mut self.process
+    }
+
+    /// Its gRPC socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Waits until `/readyz` says 200; an error with its log when it ends before.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let start = std::time::Instant::now();
+        loop {
+            if let Ok((200, _)) = self.http("/readyz") {
+                return Ok(());
+            }
+            ensure!(
+                self.is_running(),
+                "the agent ended before it was ready: {}",
+                self.log().trim()
+            );
+            ensure!(
+                start.elapsed() < START_TIMEOUT,
+                "the agent is not ready after {START_TIMEOUT:?}: {}",
+                self.log().trim()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Kills it as the kernel's out-of-memory killer would, and waits for its end.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.process.end_with(Signal::KILL, STOP_TIMEOUT)?;
+        Ok(())
+    }
+
+    /// Asks it to end, as the kubelet does, and waits. The last flows are in its log then.
+    pub fn stop(&mut self) -> Result<()> {
+        let status = self.process.end_with(Signal::TERM, STOP_TIMEOUT)?;
+        ensure!(
+            status.success(),
+            "the agent ended with {status}: {}",
+            self.log().trim()
+        );
+        Ok(())
+    }
+
+    /// The flow records that it wrote until now.
+    pub fn flows(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(&self.flow_log).unwrap_or_default();
+        // The last line may be half written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole
+            .lines()
+            .map(|line| {
+                serde_json::from_str(line).with_context(|| format!("flow record '{line}'"))
+            })
+            .collect()
+    }
+
+    /// Its metrics, in the text format.
+    pub fn metrics(&self) -> Result<String> {
+        match self.http("/metrics")? {
+            (200, body) => Ok(body),
+            (status, body) => bail!("/metrics answered {status}: {body}"),
+        }
+    }
+
+    /// GETs `path` of its HTTP endpoint: status and body.
+    pub fn http(&self, path: &str) -> Result<(u16, String)> {
+        let mut stream = self
+            .netns
+            .enter(|| TcpStream::connect_timeout(&METRICS, Duration::from_secs(1)))??;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        // HTTP/1.0: the answer ends with the connection, and is not chunked.
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {METRICS}\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        Ok((status.context("no HTTP status")?, body.to_owned()))
+    }
+
+    /// Runs `nodescope <args> --server unix://<its socket>` to its end.
+    pub fn cli(&self, args: &[&str]) -> Result<Output> {
+        Command::new(binary("NODESCOPE_BIN", "nodescope")?)
+            .args(args)
+            .arg("--server")
+            .arg(format!("unix://{}", self.socket.display()))
+            .stdin(Stdio::null())
+            .output()
+            .context("running nodescope")
+    }
+}

@@ -1,0 +1,167 @@
+//! Starting a lab.
+
+use std::collections::HashMap;
+use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+
+use super::control_plane::ControlPlane;
+use super::kubenet::{self, Kubenet};
+use super::pods::{self, PodSpec};
+use super::run_dir::{self, RunDir};
+use super::services::{self, Service};
+use super::topology::{FABRIC_SYSCTLS, NODE_SYSCTLS, Topology};
+use super::{Lab, State, names, netns};
+
+/// What a lab is to be like. Made by [`Lab::builder`].
+pub struct LabBuilder {
+    name: String,
+    exact_name: bool,
+    topology: Topology,
+    promiscuous: bool,
+    pods: Vec<PodSpec>,
+    services: Vec<Service>,
+    control_plane: Option<Arc<dyn ControlPlane>>,
+}
+
+impl LabBuilder {
+    pub(super) fn new(name: &str) -> Self {
+        let topology = kubenet::topology();
+        Self {
+            name: name.to_owned(),
+            exact_name: false,
+            services: services::standard(topology.dns, topology.gateway),
+            topology,
+            promiscuous: true,
+            pods: pods::standard(),
+            control_plane: None,
+        }
+    }
+
+    /// Takes the name as it is, instead of making it unique with the process id: for a lab
+    /// that is looked up by its name.
+    #[must_use]
+    pub fn exact_name(mut self) -> Self {
+        self.exact_name = true;
+        self
+    }
+
+    /// Whether cbr0 is promiscuous, kubenet's default (and this one).
+    #[must_use]
+    pub fn promiscuous_bridge(mut self, promiscuous: bool) -> Self {
+        self.promiscuous = promiscuous;
+        self
+    }
+
+    /// Adds a pod to the standard ones.
+    #[must_use]
+    pub fn pod(mut self, spec: PodSpec) -> Self {
+        self.pods.push(spec);
+        self
+    }
+
+    /// Adds a service to the standard ones.
+    #[must_use]
+    pub fn service(mut self, service: Service) -> Self {
+        self.services.push(service);
+        self
+    }
+
+    /// Uses this API server.
+    #[must_use]
+    pub fn control_plane(mut self, control_plane: Arc<dyn ControlPlane>) -> Self {
+        self.control_plane = Some(control_plane);
+        self
+    }
+
+    /// Builds it: when this returns, every pod can send and every server listens. What
+    /// crashed labs left is removed before.
+    pub fn start(self) -> Result<Lab> {
+        let name = match self.exact_name {
+            true => self.name,
+            false => unique(&self.name),
+        };
+        names::check_lab_name(&name)?;
+        run_dir::clean_stale()?;
+        let run = RunDir::take(&name)?;
+        fs::create_dir_all(run.path().join("logs"))?;
+        let wiring = Kubenet {
+            promiscuous: self.promiscuous,
+            ebtables: has_program("ebtables"),
+        };
+        let lab = Lab {
+            name,
+            topology: self.topology,
+            wiring: Box::new(wiring),
+            state: Mutex::new(State {
+                pods: Vec::new(),
+                services: self.services,
+                processes: HashMap::new(),
+            }),
+            relays: Mutex::new(Vec::new()),
+            control_plane: self.control_plane,
+            started: AtomicU32::new(0),
+            run,
+        };
+        // From here on, an error drops the lab, which removes what there is of it.
+        build(&lab, self.pods).with_context(|| format!("starting lab {}", lab.name))?;
+        Ok(lab)
+    }
+}
+
+/// Everything that [`LabBuilder::start`] does inside namespaces.
+fn build(lab: &Lab, pods: Vec<PodSpec>) -> Result<()> {
+    let topology = &lab.topology;
+    let roles = topology.roles();
+    let spaces: Vec<String> = roles
+        .iter()
+        .map(|role| names::namespace(&lab.name, role))
+        .collect();
+    netns::create(&spaces)?;
+    lab.fabric().sysctls(FABRIC_SYSCTLS)?;
+    lab.fabric().ip(&topology.fabric_lines(&lab.name))?;
+    for (index, node) in topology.nodes.iter().enumerate() {
+        let space = lab.node(index);
+        space.sysctls(NODE_SYSCTLS)?;
+        space.ip(&topology.node_lines(node))?;
+        space.ip(&lab.wiring.node_lines(node))?;
+        for command in lab.wiring.node_commands(node) {
+            let argv: Vec<&str> = command.iter().map(String::as_str).collect();
+            space.tool(&argv, "")?;
+        }
+    }
+    lab.vm().ip(&topology.machine_lines(&topology.vm))?;
+    lab.onprem().ip(&topology.machine_lines(&topology.onprem))?;
+    lab.apply_static_objects()?;
+    lab.add_pods(pods)?;
+    lab.start_machine_servers()?;
+    lab.start_relays()?;
+    let mut ports = roles;
+    ports.retain(|role| role != "fabric" && *role != topology.onprem.role);
+    lab.wait_forwarding(&lab.fabric(), &ports)
+}
+
+/// A name that no other lab of this machine has: the prefix, the process id, and a number
+/// from the second lab on.
+fn unique(prefix: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let pid = std::process::id();
+    match NEXT.fetch_add(1, Ordering::Relaxed) {
+        0 => format!("{prefix}{pid}"),
+        number => format!("{prefix}{pid}x{number}"),
+    }
+}
+
+/// Whether `program` is in one of the directories of `$PATH`.
+fn has_program(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+    })
+}
+
+/// Whether this process may build labs.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

@@ -1,0 +1,278 @@
+//! Kubernetes objects of the lab, as JSON: what an API server would tell about it.
+
+use std::net::Ipv4Addr;
+
+use serde_json::{Map, Value, json};
+
+use super::names;
+use super::pods::Pod;
+use super::services::Service;
+use super::topology::{NodeSpec, Topology};
+
+/// When everything in the lab was created, so that objects are the same on every run.
+const CREATED: &str = "2026-01-05T08:00:00Z";
+
+/// The version that nodes report.
+const KUBELET_VERSION: &str = "v1.32.6";
+
+/// Programs that run on each node's own network in AKS.
+const HOST_NETWORK_PODS: [&str; 2] = ["kube-proxy", "azure-ip-masq-agent"];
+
+/// The namespaces.
+pub fn namespaces() -> Vec<Value> {
+    ["default", "kube-system", "kube-public", "kube-node-lease"]
+        .iter()
+        .map(|name| {
+            json!({
+                "apiVersion": "v1", "kind": "Namespace",
+                "metadata": metadata(None, name, json!({"kubernetes.io/metadata.name": name})),
+                "status": {"phase": "Active"},
+            })
+        })
+        .collect()
+}
+
+/// A node.
+pub fn node(spec: &NodeSpec) -> Value {
+    let pool = spec.name.split('-').nth(1).unwrap_or_default();
+    let labels = json!({
+        "kubernetes.io/hostname": spec.name,
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/arch": "amd64",
+        "kubernetes.azure.com/agentpool": pool,
+        "kubernetes.azure.com/network-policy": "none",
+    });
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": metadata(None, &spec.name, labels),
+        "spec": {
+            "podCIDR": spec.pod_cidr.to_string(),
+            "podCIDRs": [spec.pod_cidr.to_string()],
+            "providerID": format!("azure:///virtualMachineScaleSets/{}", spec.name),
+        },
+        "status": {
+            "addresses": [
+                {"type": "InternalIP", "address": spec.ip.to_string()},
+                {"type": "Hostname", "address": spec.name},
+            ],
+            "allocatable": {"pods": "110", "cpu": "1900m", "memory": "5368160Ki"},
+            "capacity": {"pods": "110", "cpu": "2", "memory": "8123456Ki"},
+            "conditions": [{
+                "type": "Ready", "status": "True", "reason": "KubeletReady",
+                "message": "kubelet is posting ready status",
+                "lastHeartbeatTime": CREATED, "lastTransitionTime": CREATED,
+            }],
+            "nodeInfo": {
+                "architecture": "amd64", "operatingSystem": "linux",
+                "kubeletVersion": KUBELET_VERSION, "kubeProxyVersion": KUBELET_VERSION,
+                "containerRuntimeVersion": "containerd://1.7.27",
+                "osImage": "Ubuntu 22.04.5 LTS", "kernelVersion": "5.15.0-1089-azure",
+                "machineID": "", "systemUUID": "", "bootID": "",
+            },
+        },
+    })
+}
+
+/// A pod with an interface of its own.
+pub fn pod(topology: &Topology, pod: &Pod) -> Value {
+    let spec = pod.spec();
+    let (key, value) = &spec.label;
+    let labels = json!({key: value, "pod-template-hash": pod.template_hash()});
+    let ports: Vec<Value> = spec
+        .ports
+        .iter()
+        .map(|(name, protocol, port)| {
+            json!({"name": name, "protocol": protocol.as_str(), "containerPort": port})
+        })
+        .collect();
+    let node = &topology.nodes[spec.node];
+    let mut object = running_pod(
+        &spec.namespace,
+        &pod.name(),
+        labels,
+        node,
+        pod.ip(),
+        &spec.app,
+        json!(ports),
+    );
+    own(&mut object, "ReplicaSet", &pod.replica_set());
+    object
+}
+
+/// The pods on `node`'s own network: their address is the node's.
+pub fn host_network_pods(node: &NodeSpec) -> Vec<Value> {
+    HOST_NETWORK_PODS
+        .iter()
+        .map(|app| {
+            let suffix = names::kube_suffix(&format!("{}/{app}", node.name), 5);
+            let labels = json!({"component": app, "tier": "node"});
+            let name = format!("{app}-{suffix}");
+            let mut object = running_pod(
+                "kube-system",
+                &name,
+                labels,
+                node,
+                node.ip,
+                app,
+                Value::Array(Vec::new()),
+            );
+            object["spec"]["hostNetwork"] = json!(true);
+            own(&mut object, "DaemonSet", app);
+            object
+        })
+        .collect()
+}
+
+/// A service.
+pub fn service(service: &Service) -> Value {
+    let ports: Vec<Value> = service
+        .ports
+        .iter()
+        .map(|port| {
+            let mut value = json!({
+                "name": port.name, "protocol": port.protocol.as_str(),
+                "port": port.port, "targetPort": port.target,
+            });
+            if let Some(node_port) = port.node_port {
+                value["nodePort"] = json!(node_port);
+            }
+            value
+        })
+        .collect();
+    let kind = match service.is_node_port() {
+        true => "NodePort",
+        false => "ClusterIP",
+    };
+    let mut object = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": metadata(Some(&service.namespace), &service.name, json!({})),
+        "spec": {
+            "type": kind,
+            "clusterIP": service.cluster_ip.to_string(),
+            "clusterIPs": [service.cluster_ip.to_string()],
+            "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            "internalTrafficPolicy": "Cluster", "sessionAffinity": "None",
+            "ports": ports,
+        },
+        "status": {"loadBalancer": {}},
+    });
+    if service.is_node_port() {
+        object["spec"]["externalTrafficPolicy"] = json!("Cluster");
+    }
+    if let Some((key, value)) = &service.selector {
+        object["spec"]["selector"] = json!({key: value});
+    }
+    object
+}
+
+/// The name of a service's EndpointSlice.
+pub fn endpoint_slice_name(service: &Service) -> String {
+    let seed = format!("{}/{}", service.namespace, service.name);
+    match service.selector {
+        Some(_) => format!("{}-{}", service.name, names::kube_suffix(&seed, 5)),
+        None => service.name.clone(),
+    }
+}
+
+/// The EndpointSlice of a service.
+pub fn endpoint_slice(topology: &Topology, service: &Service, pods: &[Pod]) -> Value {
+    let endpoints: Vec<Value> = service
+        .endpoints(pods)
+        .iter()
+        .map(|endpoint| {
+            let mut value = json!({
+                "addresses": [endpoint.ip.to_string()],
+                "conditions": {"ready": true, "serving": true, "terminating": false},
+            });
+            if let Some(pod) = endpoint.pod {
+                value["nodeName"] = json!(topology.nodes[pod.node()].name);
+                value["targetRef"] = json!({
+                    "kind": "Pod", "namespace": pod.spec().namespace, "name": pod.name(),
+                    "uid": names::uid(&format!("{}/{}", pod.spec().namespace, pod.name())),
+                });
+            }
+            value
+        })
+        .collect();
+    let ports: Vec<Value> = service
+        .ports
+        .iter()
+        .map(|port| {
+            json!({"name": port.name, "protocol": port.protocol.as_str(), "port": port.target})
+        })
+        .collect();
+    let labels = json!({
+        "kubernetes.io/service-name": service.name,
+        "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+    });
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": metadata(Some(&service.namespace), &endpoint_slice_name(service), labels),
+        "addressType": "IPv4",
+        "endpoints": endpoints,
+        "ports": ports,
+    })
+}
+
+fn metadata(namespace: Option<&str>, name: &str, labels: Value) -> Value {
+    let seed = format!("{}/{name}", namespace.unwrap_or_default());
+    let mut value = json!({
+        "name": name, "uid": names::uid(&seed), "creationTimestamp": CREATED, "labels": labels,
+    });
+    if let Some(namespace) = namespace {
+        value["namespace"] = json!(namespace);
+    }
+    value
+}
+
+fn own(object: &mut Value, kind: &str, name: &str) {
+    let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+    let uid = names::uid(&format!("{kind}/{namespace}/{name}"));
+    object["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "apps/v1", "kind": kind, "name": name,
+        "uid": uid, "controller": true, "blockOwnerDeletion": true,
+    }]);
+}
+
+fn running_pod(
+    namespace: &str,
+    name: &str,
+    labels: Value,
+    node: &NodeSpec,
+    ip: Ipv4Addr,
+    container: &str,
+    ports: Value,
+) -> Value {
+    let image = format!("mcr.microsoft.com/oss/{container}:v1");
+    let mut spec = Map::new();
+    spec.insert("nodeName".to_owned(), json!(node.name));
+    spec.insert("serviceAccountName".to_owned(), json!("default"));
+    spec.insert("restartPolicy".to_owned(), json!("Always"));
+    spec.insert(
+        "containers".to_owned(),
+        json!([{"name": container, "image": image, "ports": ports}]),
+    );
+    let condition = |kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": CREATED});
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": metadata(Some(namespace), name, labels),
+        "spec": spec,
+        "status": {
+            "phase": "Running",
+            "podIP": ip.to_string(),
+            "podIPs": [{"ip": ip.to_string()}],
+            "hostIP": node.ip.to_string(),
+            "hostIPs": [{"ip": node.ip.to_string()}],
+            "startTime": CREATED,
+            "qosClass": "BestEffort",
+            "conditions": [condition("Initialized"), condition("Ready"),
+                condition("ContainersReady"), condition("PodScheduled")],
+            "containerStatuses": [{
+                "name": container, "image": image, "imageID": "", "ready": true,
+                "started": true, "restartCount": 0,
+                "containerID": format!("containerd://{}", names::uid(name).replace('-', "")),
+                "state": {"running": {"startedAt": CREATED}},
+            }],
+        },
+    })
+}

@@ -1,0 +1,179 @@
+//! Programs that run inside namespaces: servers and clients of the lab.
+//!
+//! Each writes JSON lines to standard output. A server's first line is
+//! `{"listening":"ADDRESS"}`; a client's exit code says whether it got its answers.
+
+mod dns;
+mod echo;
+mod http;
+mod raw;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+/// A program and its arguments.
+#[derive(Debug, Subcommand)]
+pub enum Program {
+    /// Answer HTTP, telling the client the address it came from
+    ServeHttp {
+        /// Address to listen on
+        #[arg(long, default_value = "0.0.0.0:8080")]
+        listen: SocketAddr,
+        /// Pad bodies to this size (bytes); a query ?size=N asks for another
+        #[arg(long, default_value_t = 0)]
+        body_size: usize,
+    },
+    /// Send back what arrives
+    ServeEcho {
+        /// Address to listen on for TCP
+        #[arg(long)]
+        tcp: Option<SocketAddr>,
+        /// Address to listen on for UDP
+        #[arg(long)]
+        udp: Option<SocketAddr>,
+    },
+    /// Answer DNS from a file
+    Dns {
+        /// Address to listen on, UDP and TCP
+        #[arg(long, default_value = "0.0.0.0:53")]
+        listen: SocketAddr,
+        /// JSON object of names to lists of IPv4 addresses, read again for each question
+        #[arg(long)]
+        zone: PathBuf,
+    },
+    /// Get a URL, each time over a new connection
+    HttpGet {
+        /// http://HOST[:PORT]/PATH
+        url: String,
+        /// DNS server to ask for the host's address
+        #[arg(long)]
+        dns: Option<IpAddr>,
+        /// How often, and from where
+        #[command(flatten)]
+        pace: Pace,
+    },
+    /// Send over one TCP connection to an echo server and check what comes back
+    TcpSend {
+        /// Address of the server
+        to: SocketAddr,
+        /// Bytes at a time
+        #[arg(long, default_value_t = 32)]
+        size: usize,
+        /// How often, and from where
+        #[command(flatten)]
+        pace: Pace,
+    },
+    /// Send datagrams to an echo server and wait for each to come back
+    UdpSend {
+        /// Address of the server
+        to: SocketAddr,
+        /// Bytes in a datagram
+        #[arg(long, default_value_t = 32)]
+        size: usize,
+        /// Do not wait for answers
+        #[arg(long)]
+        no_answer: bool,
+        /// How often, and from where
+        #[command(flatten)]
+        pace: Pace,
+    },
+    /// Ask a DNS server
+    DnsQuery {
+        /// The name to ask for
+        name: String,
+        /// The server
+        #[arg(long)]
+        server: IpAddr,
+        /// The type of record
+        #[arg(long = "type", default_value = "A")]
+        record_type: String,
+        /// How often, and from where
+        #[command(flatten)]
+        pace: Pace,
+    },
+    /// Send frames as they are out of an interface
+    RawSend {
+        /// The interface
+        interface: String,
+        /// Frames in hex, Ethernet header first
+        #[arg(required = true)]
+        frames: Vec<String>,
+        /// How many times
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+    },
+}
+
+/// How often a client sends, and from where.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Pace {
+    /// Source port; any free one when not given
+    #[arg(long, default_value_t = 0)]
+    pub source_port: u16,
+    /// How many times
+    #[arg(long, default_value_t = 1)]
+    pub count: u32,
+    /// Seconds between two
+    #[arg(long, default_value_t = 0.0)]
+    pub interval: f64,
+    /// Seconds to wait for an answer
+    #[arg(long, default_value_t = 3.0)]
+    pub timeout: f64,
+}
+
+impl Pace {
+    /// The local address to bind.
+    fn source(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.source_port))
+    }
+
+    /// The time to wait for an answer.
+    fn timeout(&self) -> Duration {
+        Duration::try_from_secs_f64(self.timeout).unwrap_or(Duration::from_secs(3))
+    }
+
+    /// Waits before round `round`, not before the first.
+    async fn wait(&self, round: u32) {
+        if round > 0 {
+            let interval = Duration::try_from_secs_f64(self.interval).unwrap_or_default();
+            tokio::time::sleep(interval).await;
+        }
+    }
+}
+
+/// Runs `program` to its end; servers run until they are killed.
+pub async fn run(program: Program) -> Result<()> {
+    match program {
+        Program::ServeHttp { listen, body_size } => http::serve(listen, body_size).await,
+        Program::ServeEcho { tcp, udp } => echo::serve(tcp, udp).await,
+        Program::Dns { listen, zone } => dns::serve(listen, zone).await,
+        Program::HttpGet { url, dns, pace } => http::get(&url, dns, pace).await,
+        Program::TcpSend { to, size, pace } => echo::tcp_send(to, size, pace).await,
+        Program::UdpSend {
+            to,
+            size,
+            no_answer,
+            pace,
+        } => echo::udp_send(to, size, !no_answer, pace).await,
+        Program::DnsQuery {
+            name,
+            server,
+            record_type,
+            pace,
+        } => dns::query(&name, server, &record_type, pace).await,
+        Program::RawSend {
+            interface,
+            frames,
+            count,
+        } => raw::send(&interface, &frames, count),
+    }
+}
+
+/// Says that a server listens.
+fn listening(address: SocketAddr) {
+    println!("{}", serde_json::json!({"listening": address}));
+}

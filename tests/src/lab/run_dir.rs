@@ -1,0 +1,158 @@
+//! The directory of a running lab, and the removal of what crashed labs left.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::netns::{self, Netns};
+use super::{names, wait_for};
+
+/// Where labs keep their sockets, logs and locks, a directory each.
+pub const RUN_ROOT: &str = "/run/nodescope-lab";
+
+/// How long processes get to die after SIGKILL before their namespace is removed regardless.
+const DEATH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The directory of one lab. Its lock is held as long as this value lives, and the kernel
+/// lets go of it when the process dies, however it dies: an unlocked directory is stale.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunDir {
+    /// Takes the directory of lab `name`; an error when a live lab has it.
+    pub fn take(name: &str) -> Result<Self> {
+        fs::create_dir_all(RUN_ROOT)
+            .with_context(|| format!("cannot create {RUN_ROOT}: run the lab as root"))?;
+        loop {
+            let path = Path::new(RUN_ROOT).join(name);
+            fs::create_dir_all(&path)?;
+            let Some(mut lock) = try_lock(&path)? else {
+                let owner = owner(&path).map_or("?".to_owned(), |pid| pid.to_string());
+                bail!("lab '{name}' is already running (pid {owner}): stop it first");
+            };
+            // The last owner may have removed the directory between opening and locking.
+            if !still_there(&lock, &path) {
+                continue;
+            }
+            lock.set_len(0)?;
+            write!(lock, "{}", std::process::id())?;
+            return Ok(Self { path, _lock: lock });
+        }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        // Still locked here: nobody else can be in it.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Names of the labs that run now.
+pub fn live() -> Vec<String> {
+    lab_dirs()
+        .into_iter()
+        .filter(|path| matches!(try_lock(path), Ok(None)))
+        .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+        .collect()
+}
+
+/// Removes namespaces, processes and directories of labs whose process is gone; returns
+/// their names. A lab that runs, in this process or another, is left alone.
+pub fn clean_stale() -> Result<Vec<String>> {
+    let mut cleaned = Vec::new();
+    for path in lab_dirs() {
+        let Ok(Some(lock)) = try_lock(&path) else {
+            continue;
+        };
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        if !still_there(&lock, &path) || names::check_lab_name(name).is_err() {
+            continue;
+        }
+        remove_namespaces(name)?;
+        fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+        cleaned.push(name.to_owned());
+    }
+    Ok(cleaned)
+}
+
+/// Ends what still runs in the namespaces of lab `lab`, then removes them.
+pub fn remove_namespaces(lab: &str) -> Result<()> {
+    remove(&netns::with_prefix(&names::namespace_prefix(lab)))
+}
+
+/// Ends what still runs in one namespace of a lab, then removes it.
+pub fn remove_netns(space: &Netns) -> Result<()> {
+    remove(&[space.name().to_owned()])
+}
+
+fn remove(found: &[String]) -> Result<()> {
+    let inside = || -> Vec<u32> {
+        let spaces = found.iter().map(|name| Netns::named(name.as_str()));
+        spaces.flat_map(|space| space.processes()).collect()
+    };
+    for pid in inside() {
+        // Only processes in this lab's own namespaces. One that is gone already is no error.
+        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+    let _ = wait_for("processes of the lab to end", DEATH_TIMEOUT, || {
+        inside().is_empty()
+    });
+    netns::remove(found)
+}
+
+fn lab_dirs() -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(RUN_ROOT) else {
+        return Vec::new();
+    };
+    entries.flatten().map(|entry| entry.path()).collect()
+}
+
+/// The lock of the lab directory `path`; none when a live process holds it.
+fn try_lock(path: &Path) -> Result<Option<File>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path.join("lock"))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+fn still_there(lock: &File, path: &Path) -> bool {
+    let locked = lock.metadata().map(|file| file.ino());
+    let named = fs::metadata(path.join("lock")).map(|file| file.ino());
+    matches!((locked, named), (Ok(a), Ok(b)) if a == b)
+}
+
+/// The process that wrote itself into the lock.
+fn owner(path: &Path) -> Option<u32> {
+    let mut text = String::new();
+    File::open(path.join("lock"))
+        .ok()?
+        .read_to_string(&mut text)
+        .ok()?;
+    text.trim().parse().ok()
+}
