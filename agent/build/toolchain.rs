@@ -81,8 +81,26 @@ impl Toolchain {
     /// (`x86_64`, `aarch64`, … as in `CARGO_CFG_TARGET_ARCH`), and deaf to the settings of the
     /// cargo that started us: clippy's wrapper, flags and targets are meant for the host.
     pub fn cargo(&self, arch: &str) -> Command {
+        self.command("cargo", arch)
+    }
+
+    /// The same for clippy, called by its own name: `cargo clippy` would find the `cargo-clippy`
+    /// of another Rust first, in cargo's bin directory.
+    #[allow(
+        dead_code,
+        reason = "asked by xtask only, which includes this file as well"
+    )]
+    pub fn clippy(&self, arch: &str) -> Command {
+        let mut command = self.command("cargo-clippy", arch);
+        command
+            .env("CARGO", self.prefix.join("bin/cargo"))
+            .arg("clippy");
+        command
+    }
+
+    fn command(&self, program: &str, arch: &str) -> Command {
         let bin = self.prefix.join("bin");
-        let mut command = fresh(bin.join("cargo"));
+        let mut command = fresh(bin.join(program));
         let flags = [
             format!("--cfg=bpf_target_arch=\"{arch}\""),
             // Debug information is what bpf-linker makes BTF of, and without --btf it makes none.

@@ -35,7 +35,7 @@ fn kernel_side(root: &Path) -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    let mut clippy = toolchain.cargo(std::env::consts::ARCH);
+    let mut clippy = toolchain.clippy(std::env::consts::ARCH);
     let endian = if cfg!(target_endian = "big") {
         "big"
     } else {
@@ -43,7 +43,7 @@ fn kernel_side(root: &Path) -> anyhow::Result<()> {
     };
     clippy
         .current_dir(root)
-        .args(["clippy", "--locked", "--release", "--package", KERNEL_SIDE])
+        .args(["--locked", "--release", "--package", KERNEL_SIDE])
         .args(["--bin", KERNEL_SIDE, "--features", "bpf"])
         .args(target_args(endian))
         .args(["--target-dir", "target/bpf-lint", "--", "-D", "warnings"]);
