@@ -131,3 +131,11 @@ pub fn list<'a>(fields: &'a Fields, path: &[&str]) -> &'a [Value] {
         _ => &[],
     }
 }
+
+/// The fields of a value that is a `Struct`.
+pub fn fields(value: &Value) -> Option<&Fields> {
+    match &value.kind {
+        Some(Kind::StructValue(inner)) => Some(&inner.fields),
+        _ => None,
+    }
+}
