@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -55,6 +55,7 @@ impl WatchErrors {
 #[derive(Debug)]
 pub struct Cluster {
     inventory: Arc<ArcSwap<Inventory>>,
+    changes: watch::Receiver<Arc<Inventory>>,
     errors: Arc<WatchErrors>,
     /// Aborted on drop.
     _tasks: JoinSet<()>,
@@ -71,6 +72,11 @@ impl Cluster {
         self.inventory.clone()
     }
 
+    /// A receiver that is told of each new inventory.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Inventory>> {
+        self.changes.clone()
+    }
+
     /// Counters of failed requests.
     pub fn errors(&self) -> Arc<WatchErrors> {
         self.errors.clone()
@@ -85,18 +91,21 @@ impl Cluster {
 pub async fn start(config: &Config) -> Result<Cluster, Error> {
     let client = config.client().await?;
     let mut tables = Tables::new(config.overrides.clone());
-    let inventory = Arc::new(ArcSwap::new(tables.build()));
+    let first = tables.build();
+    let inventory = Arc::new(ArcSwap::new(first.clone()));
+    let (told, changes) = watch::channel(first);
     let errors = Arc::new(WatchErrors::default());
     let mut tasks = JoinSet::new();
     if let Some(client) = client {
         let (sender, receiver) = mpsc::channel(4096);
-        for (kind, watch) in watches(&client).into_iter().enumerate() {
-            tasks.spawn(follow(kind, watch, sender.clone(), errors.clone()));
+        for (kind, begin) in watches(&client).into_iter().enumerate() {
+            tasks.spawn(follow(kind, begin, sender.clone(), errors.clone()));
         }
-        tasks.spawn(keep(tables, receiver, inventory.clone()));
+        tasks.spawn(keep(tables, receiver, inventory.clone(), told));
     }
     Ok(Cluster {
         inventory,
+        changes,
         errors,
         _tasks: tasks,
     })
@@ -144,7 +153,7 @@ where
 /// Follows one kind for ever.
 async fn follow(
     kind: usize,
-    watch: Watch,
+    begin: Watch,
     updates: mpsc::Sender<Update>,
     errors: Arc<WatchErrors>,
 ) {
@@ -157,12 +166,12 @@ async fn follow(
     let mut pause = pauses.build();
     let mut failed_at: Option<Instant> = None;
     let mut failing = false;
-    let mut stream = watch();
+    let mut stream = begin();
     while let Some(result) = stream.next().await {
         match result {
             // Said before anything is asked: no sign of health.
-            Ok(begin) if is_begin(&begin) => {
-                if updates.send(begin).await.is_err() {
+            Ok(update) if is_begin(&update) => {
+                if updates.send(update).await.is_err() {
                     return;
                 }
             }
@@ -193,7 +202,7 @@ async fn follow(
                 tokio::time::sleep(pause.next().unwrap_or(PAUSES.1)).await;
                 // A watch refused with 410 would be asked for again from the same version.
                 if is_expired(&error) {
-                    stream = watch();
+                    stream = begin();
                 }
             }
         }
@@ -219,6 +228,7 @@ async fn keep(
     mut tables: Tables,
     mut updates: mpsc::Receiver<Update>,
     inventory: Arc<ArcSwap<Inventory>>,
+    told: watch::Sender<Arc<Inventory>>,
 ) {
     let mut expire = tokio::time::interval(EXPIRE);
     let mut next_build = Instant::now();
@@ -238,7 +248,9 @@ async fn keep(
             _ = expire.tick() => tables.expire(SystemTime::now()),
             () = tokio::time::sleep_until(next_build), if changed => {
                 let started = Instant::now();
-                inventory.store(tables.build());
+                let new = tables.build();
+                inventory.store(new.clone());
+                told.send_replace(new);
                 let now = Instant::now();
                 next_build = now + GATHER.max((now - started) * REST);
             }
