@@ -1,6 +1,7 @@
 //! The lab itself: does the cluster that it builds behave as a kubenet cluster does, and
 //! does it leave nothing behind?
 
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -109,6 +110,49 @@ fn services_names_and_hairpin() -> Result<()> {
         query("no-such.example.com")?["rcode"],
         "Non-Existent Domain"
     );
+    Ok(())
+}
+
+#[test]
+fn kubectl_sees_the_cluster_from_outside_and_from_a_node() -> Result<()> {
+    let Some(lab) = lab("kubectl", true)? else {
+        return Ok(());
+    };
+    let config = |path: Option<PathBuf>| -> Result<String> {
+        Ok(path.context("no API server")?.display().to_string())
+    };
+    let outside = config(lab.kubeconfig_path())?;
+    let pods = "kubectl --request-timeout 5s get pods -A -o wide --kubeconfig".split(' ');
+    let pods: Vec<&str> = pods.collect();
+    let out = Command::new(pods[0])
+        .args(&pods[1..])
+        .arg(&outside)
+        .output();
+    let out = String::from_utf8(out?.stdout)?;
+    for pod in lab.pods() {
+        let line = out.lines().find(|line| line.contains(&pod.name()));
+        let line = line.with_context(|| format!("no {} in {out}", pod.name()))?;
+        assert!(line.contains(&pod.ip().to_string()), "{line}");
+        assert!(
+            line.contains(&lab.topology().nodes[pod.node()].name),
+            "{line}"
+        );
+    }
+    assert_eq!(out.matches("azure-ip-masq-agent-").count(), 2, "{out}");
+
+    let before = lab.link_stats(&lab.node(1), "eth0")?;
+    let inside = config(lab.node_kubeconfig_path())?;
+    let argv = [pods.as_slice(), &[inside.as_str()]].concat();
+    assert_eq!(lab.node(1).run(argv)?.success()?, out);
+    let after = lab.link_stats(&lab.node(1), "eth0")?;
+    assert_eq!(after, before, "the API server's traffic is on no interface");
+
+    let name = lab.add_pod(PodSpec::new("late", 1))?.name();
+    let get = ["kubectl", "--kubeconfig", &outside, "get", "pod", &name];
+    let found = || Command::new(get[0]).args(&get[1..]).output();
+    assert!(found()?.status.success());
+    lab.remove_pod("late")?;
+    assert!(!found()?.status.success());
     Ok(())
 }
 

@@ -11,9 +11,9 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use super::Lab;
 use super::netns::Netns;
 use super::process::{Proc, binary};
-use super::{API_ON_NODE, Lab};
 
 /// How long an agent gets to load its programs and become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -54,14 +54,9 @@ impl Lab {
         let flow_log = self
             .log_base(&format!("node{index}-flows"))
             .with_extension("jsonl");
-        let kubeconfig = match &self.control_plane {
-            None => "none".to_owned(),
-            Some(api) => {
-                let path = self.run_dir().join(format!("node{index}.kubeconfig"));
-                fs::write(&path, api.kubeconfig(&format!("http://{API_ON_NODE}")))?;
-                path.to_string_lossy().into_owned()
-            }
-        };
+        let kubeconfig = self
+            .node_kubeconfig_path()
+            .map_or("none".to_owned(), |path| path.display().to_string());
         let mut argv = vec![binary("NODESCOPE_BIN", "nodescope")?, "agent".to_owned()];
         for (flag, value) in [
             ("--node-name", node.name.as_str()),

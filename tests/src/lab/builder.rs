@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 
-use super::control_plane::ControlPlane;
+use super::api::Api;
 use super::kubenet::{self, Kubenet};
 use super::pods::{self, PodSpec};
 use super::run_dir::{self, RunDir};
@@ -23,7 +23,7 @@ pub struct LabBuilder {
     promiscuous: bool,
     pods: Vec<PodSpec>,
     services: Vec<Service>,
-    control_plane: Option<Arc<dyn ControlPlane>>,
+    api: bool,
 }
 
 impl LabBuilder {
@@ -36,7 +36,7 @@ impl LabBuilder {
             topology,
             promiscuous: true,
             pods: pods::standard(),
-            control_plane: None,
+            api: true,
         }
     }
 
@@ -69,10 +69,10 @@ impl LabBuilder {
         self
     }
 
-    /// Uses this API server.
+    /// Starts no API server: agents run with `--kubeconfig none`.
     #[must_use]
-    pub fn control_plane(mut self, control_plane: Arc<dyn ControlPlane>) -> Self {
-        self.control_plane = Some(control_plane);
+    pub fn without_api(mut self) -> Self {
+        self.api = false;
         self
     }
 
@@ -87,6 +87,7 @@ impl LabBuilder {
         run_dir::clean_stale()?;
         let run = RunDir::take(&name)?;
         fs::create_dir_all(run.path().join("logs"))?;
+        let api = self.api.then(Api::start).transpose()?;
         let wiring = Kubenet {
             promiscuous: self.promiscuous,
             ebtables: has_program("ebtables"),
@@ -101,7 +102,7 @@ impl LabBuilder {
                 processes: HashMap::new(),
             }),
             relays: Mutex::new(Vec::new()),
-            control_plane: self.control_plane,
+            api,
             started: AtomicU32::new(0),
             run,
         };

@@ -63,7 +63,7 @@ impl Lab {
     /// Ends a pod: its object first, as the kubelet does, then everything else of it.
     pub fn remove_pod(&self, short: &str) -> Result<()> {
         let pod = self.pod(short)?;
-        if let Some(api) = &self.control_plane {
+        if let Some(api) = &self.api {
             api.delete("Pod", &pod.spec().namespace, &pod.name())?;
         }
         let ended = {
@@ -155,13 +155,16 @@ impl Lab {
 
     /// Makes the API server reachable on each node's loopback, and for kubectl outside.
     pub(super) fn start_relays(&self) -> Result<()> {
-        let Some(api) = &self.control_plane else {
+        let (Some(api), Some(path), Some(node_path)) = (
+            self.api(),
+            self.kubeconfig_path(),
+            self.node_kubeconfig_path(),
+        ) else {
             return Ok(());
         };
-        if let Some(path) = self.kubeconfig_path() {
-            let url = format!("http://{}", api.address());
-            std::fs::write(path, api.kubeconfig(&url))?;
-        }
+        std::fs::write(path, api.kubeconfig(&api.url()))?;
+        let url = format!("https://{API_ON_NODE}");
+        std::fs::write(node_path, api.kubeconfig(&url))?;
         for index in 0..self.topology.nodes.len() {
             let relay = Relay::start(&self.node(index), API_ON_NODE, api.address())?;
             if let Ok(mut relays) = self.relays.lock() {
@@ -235,7 +238,7 @@ impl Lab {
     }
 
     fn apply(&self, object: impl FnOnce() -> Value) -> Result<()> {
-        match &self.control_plane {
+        match &self.api {
             Some(api) => api.apply(object()),
             None => Ok(()),
         }

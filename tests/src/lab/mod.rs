@@ -15,10 +15,10 @@
 //! touched. Dropping the lab removes it; [`clean_stale`] removes what a killed one left.
 
 mod agent;
+mod api;
 mod builder;
 mod capture;
 mod cluster;
-mod control_plane;
 pub mod demo;
 mod kubenet;
 mod names;
@@ -40,15 +40,15 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::apiserver::ApiServer;
 pub use agent::Agent;
 pub use builder::{LabBuilder, is_root};
 pub use capture::{BothWays, Capture, Captured, Frame};
-pub use control_plane::ControlPlane;
 pub use names::{NAMESPACE_PREFIX, namespace_prefix};
 pub use netns::{Netns, with_prefix};
 pub use pods::{Pod, PodSpec};
@@ -73,7 +73,7 @@ pub struct Lab {
     wiring: Box<dyn Wiring>,
     state: Mutex<State>,
     relays: Mutex<Vec<relay::Relay>>,
-    control_plane: Option<Arc<dyn ControlPlane>>,
+    api: Option<api::Api>,
     started: AtomicU32,
     // Last: its lock says that the lab lives.
     run: run_dir::RunDir,
@@ -107,11 +107,19 @@ impl Lab {
         self.run.path()
     }
 
-    /// A kubeconfig for this machine's own kubectl; none without an API server.
+    /// A kubeconfig for clients on this machine; none without an API server.
     pub fn kubeconfig_path(&self) -> Option<PathBuf> {
-        self.control_plane
-            .as_ref()
-            .map(|_| self.run_dir().join("kubeconfig"))
+        self.api().map(|_| self.run_dir().join("kubeconfig"))
+    }
+
+    /// A kubeconfig for clients in a node's namespace; none without an API server.
+    pub fn node_kubeconfig_path(&self) -> Option<PathBuf> {
+        self.api().map(|_| self.run_dir().join("node.kubeconfig"))
+    }
+
+    /// The API server, to change objects and to make it misbehave; none in a lab without.
+    pub fn api(&self) -> Option<&ApiServer> {
+        self.api.as_ref().map(api::Api::server)
     }
 
     /// The namespace of `role`: `fabric`, `node0`, `vm`, `onprem`, `pod-web`…
