@@ -20,7 +20,9 @@ pub fn compile_protos() -> anyhow::Result<()> {
         println!("cargo::rerun-if-changed={}", root.join(file).display());
     }
     let out = PathBuf::from(std::env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
-    let mut set = protox::compile(FILES, [root])?;
+    // Nothing imports Struct, but it is what the `Any` of a flow's extensions holds.
+    let files = FILES.into_iter().chain(["google/protobuf/struct.proto"]);
+    let mut set = protox::compile(files, [root])?;
     tonic_prost_build::configure()
         .compile_fds(set.clone())
         .context("generating protobuf code")?;

@@ -33,7 +33,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show flows: the last ones, live ones, or those of a flow log
-    Observe(observe::Args),
+    Observe(Box<observe::Args>),
     /// Show the node behind an agent: network model, interfaces, pods on them, attach state
     Node(node::Args),
     /// Print the completion script of a shell
@@ -47,7 +47,7 @@ impl Command {
     /// When it cannot be done; the text names the thing at fault and the mend.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Observe(args) => block_on(observe::run(args)),
+            Self::Observe(args) => block_on(observe::run(*args)),
             Self::Node(args) => block_on(node::run(args)),
             Self::Completion(args) => completion::run(&args),
         }

@@ -42,9 +42,10 @@ mod tests {
     fn absolute_and_relative_times() -> Result<(), String> {
         let absolute = parse("1970-01-01T00:01:00Z")?;
         assert_eq!(absolute, SystemTime::UNIX_EPOCH + Duration::from_secs(60));
+        let then = parse("1h30m")?;
         let ago = SystemTime::now()
-            .duration_since(parse("1h30m")?)
-            .map_err(|e| e.to_string())?;
+            .duration_since(then)
+            .map_err(|error| error.to_string())?;
         assert!((5400..5410).contains(&ago.as_secs()), "{ago:?}");
         assert!(parse("yesterday").is_err());
         assert!(parse("-5m").is_err());

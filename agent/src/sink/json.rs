@@ -92,3 +92,7 @@ impl Formatter for Plain {
         self.0.write_f64(out, value)
     }
 }
+
+#[cfg(test)]
+#[path = "json_tests.rs"]
+mod tests;

@@ -137,3 +137,7 @@ fn write_all(
         failing = written.is_err();
     }
 }
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

@@ -1,7 +1,10 @@
 //! Where flows go: metrics, flow log, Hubble gRPC.
 
+#[cfg(test)]
+mod fixture;
 pub mod json;
 pub mod log;
 pub mod names;
 pub mod observer;
+pub mod prometheus;
 pub mod proto;

@@ -196,3 +196,7 @@ fn observation(flow: &Flow) -> (proto::TraceObservationPoint, i32) {
         (Role::Bridge | Role::Other, _) => (Point::ToStack, 3),
     }
 }
+
+#[cfg(test)]
+#[path = "convert_tests.rs"]
+mod tests;

@@ -16,3 +16,6 @@ mod summary;
 pub use serve::{bind, serve, serve_tcp, serve_unix};
 pub use service::VERSION;
 pub use state::{Config, DEFAULT_CAPACITY, Observer};
+
+#[cfg(test)]
+mod service_tests;

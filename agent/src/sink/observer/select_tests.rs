@@ -20,7 +20,7 @@ fn response(second: u64) -> GetFlowsResponse {
 
 /// Picks from flows of the seconds 0 to 9, of which the filter lets the even ones pass.
 fn picked(selection: Selection) -> Vec<u64> {
-    let even = |second: u64| (second % 2 == 0).then(|| response(second));
+    let even = |second: u64| second.is_multiple_of(2).then(|| response(second));
     let picked = selection.pick(0..10, even);
     picked
         .iter()
