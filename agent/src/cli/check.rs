@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::output::colour;
 use super::table::Table;
+use crate::datapath::{self, Verdict};
 
 /// Flags of `check`.
 #[derive(clap::Args, Debug)]
@@ -34,6 +35,29 @@ pub struct Finding {
     pub outcome: Outcome,
     /// What it was told by; for a failure also the mend.
     pub evidence: String,
+}
+
+/// Makes the checks that are asked for.
+///
+/// # Errors
+/// When nobody reads the output.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let Args { preflight: true } = args else {
+        anyhow::bail!("nothing to check: give --preflight");
+    };
+    let findings: Vec<Finding> = datapath::preflight()
+        .into_iter()
+        .map(|item| Finding {
+            name: item.name.to_owned(),
+            outcome: match item.verdict {
+                Verdict::Pass => Outcome::Pass,
+                Verdict::Fail => Outcome::Fail,
+                Verdict::Unknown => Outcome::Unknown,
+            },
+            evidence: item.evidence,
+        })
+        .collect();
+    report(&findings)
 }
 
 /// Prints findings; the exit code is 1 when one of them is a failure.

@@ -1,5 +1,6 @@
 //! The commands, a file each.
 
+mod agent;
 pub mod check;
 mod completion;
 mod failure;
@@ -32,6 +33,10 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the agent of this node
+    Agent(Box<crate::config::AgentArgs>),
+    /// Say what is as it should be and what is not
+    Check(check::Args),
     /// Show flows: the last ones, live ones, or those of a flow log
     Observe(Box<observe::Args>),
     /// Show the node behind an agent: network model, interfaces, pods on them, attach state
@@ -47,6 +52,8 @@ impl Command {
     /// When it cannot be done; the text names the thing at fault and the mend.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Agent(args) => agent::run(*args),
+            Self::Check(args) => check::run(&args),
             Self::Observe(args) => block_on(observe::run(*args)),
             Self::Node(args) => block_on(node::run(args)),
             Self::Completion(args) => completion::run(&args),

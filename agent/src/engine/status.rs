@@ -14,9 +14,25 @@ use crate::flow::{Counts, Direction, Role};
 pub struct HookStatus {
     /// Packets and bytes in records.
     pub attributed: Counts,
-    /// Packets and bytes in none, by the reason's word. `offload` is not packets of its own but
-    /// the segments by which `attributed` exceeds what the interface counts.
+    /// Packets and bytes in none, by the reason's word.
     pub unattributed: BTreeMap<&'static str, Counts>,
+    /// Segments beyond the first of offloaded packets: by so many `attributed` exceeds what the
+    /// interface counts.
+    pub offload: u64,
+}
+
+impl HookStatus {
+    /// What the hook saw, as the interface counts it.
+    pub fn seen(&self) -> Counts {
+        let mut seen = Counts {
+            packets: self.attributed.packets.saturating_sub(self.offload),
+            ..self.attributed
+        };
+        for counts in self.unattributed.values() {
+            seen += *counts;
+        }
+        seen
+    }
 }
 
 /// One interface.
@@ -39,6 +55,8 @@ pub struct InterfaceStatus {
 /// The engine at a moment.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
+    /// Whether the engine has looked at the interfaces at all.
+    pub started: bool,
     /// Interfaces with hooks, or that should have them.
     pub interfaces: Vec<InterfaceStatus>,
     /// Packets in no record whose hook has no counter of its own.
@@ -57,13 +75,6 @@ pub struct Status {
     pub drain_failures: u64,
     /// Why translations are not read from packets; `None` when they are.
     pub nat_off: Option<String>,
-}
-
-impl Status {
-    /// Whether every interface that should have hooks has them.
-    pub fn all_attached(&self) -> bool {
-        self.interfaces.iter().all(|one| one.attached.is_ok())
-    }
 }
 
 impl Engine {
@@ -113,6 +124,7 @@ impl Engine {
             .collect();
         interfaces.sort_by_key(|one| (one.role, one.ifindex));
         Status {
+            started: true,
             interfaces,
             unplaced: unattributed
                 .iter()

@@ -1,5 +1,6 @@
 //! Where flows go: metrics, flow log, Hubble gRPC.
 
+pub mod describe;
 #[cfg(test)]
 mod fixture;
 pub mod json;

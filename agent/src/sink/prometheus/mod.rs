@@ -8,6 +8,7 @@
 
 mod connections;
 mod family;
+mod feed;
 mod flows;
 mod labels;
 mod own;
@@ -21,6 +22,7 @@ use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use crate::flow::Flow;
 
+pub use feed::{Sources, feed};
 pub use labels::{FlowLabel, FlowLabels};
 pub use own::SelfMetrics;
 pub use server::{Error as ListenError, bind, serve};

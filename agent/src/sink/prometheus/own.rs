@@ -21,6 +21,8 @@ pub struct SelfMetrics {
     build_info: IntGaugeVec,
     attached_hooks: IntGaugeVec,
     hook_packets: Mirror,
+    hook_bytes: Mirror,
+    hook_offload: Mirror,
     unattributed_packets: Mirror,
     unattributed_bytes: Mirror,
     flow_table_entries: IntGauge,
@@ -28,7 +30,7 @@ pub struct SelfMetrics {
     events_lost: Mirror,
     drain: Histogram,
     kube_objects: IntGaugeVec,
-    kube_watch_errors: IntCounterVec,
+    kube_watch_errors: Mirror,
     series_limited: IntCounterVec,
 }
 
@@ -63,7 +65,18 @@ impl SelfMetrics {
             )?,
             hook_packets: mirror(
                 "hook_packets_total",
-                "Packets that a hook saw.",
+                "Packets that a hook saw, as the interface counts them.",
+                &["interface", "direction"],
+            )?,
+            hook_bytes: mirror(
+                "hook_bytes_total",
+                "Bytes that a hook saw, link-layer headers included.",
+                &["interface", "direction"],
+            )?,
+            hook_offload: mirror(
+                "hook_offload_segments_total",
+                "Segments beyond the first of packets that offload left whole: flows count \
+                 them, interfaces do not.",
                 &["interface", "direction"],
             )?,
             unattributed_packets: mirror(
@@ -88,8 +101,7 @@ impl SelfMetrics {
             )?,
             drain,
             kube_objects: gauges("kube_objects", "Kubernetes objects known.", &["kind"])?,
-            kube_watch_errors: counters(
-                registry,
+            kube_watch_errors: mirror(
                 "kube_watch_errors_total",
                 "Failed lists and watches.",
                 &["kind"],
@@ -127,10 +139,13 @@ impl SelfMetrics {
         }
     }
 
-    /// Packets that a hook saw since it was attached, those in flows and the others.
-    pub fn set_hook_packets(&self, interface: &str, direction: Direction, packets: u64) {
-        self.hook_packets
-            .set(&[interface, names::direction(direction)], packets);
+    /// What a hook saw since it was attached, in flows and in none, as the interface counts it;
+    /// and the segments by which flows count more.
+    pub fn set_hook(&self, interface: &str, direction: Direction, seen: Counts, offload: u64) {
+        let labels = [interface, names::direction(direction)];
+        self.hook_packets.set(&labels, seen.packets);
+        self.hook_bytes.set(&labels, seen.bytes);
+        self.hook_offload.set(&labels, offload);
     }
 
     /// What a hook saw since it was attached and could put into no flow, by reason.
@@ -150,6 +165,8 @@ impl SelfMetrics {
     pub fn forget_interface(&self, interface: &str) {
         for mirror in [
             &self.hook_packets,
+            &self.hook_bytes,
+            &self.hook_offload,
             &self.unattributed_packets,
             &self.unattributed_bytes,
         ] {
@@ -180,9 +197,9 @@ impl SelfMetrics {
             .set(saturate(objects as u64));
     }
 
-    /// A list or watch of a kind failed.
-    pub fn count_kube_watch_error(&self, kind: &str) {
-        self.kube_watch_errors.with_label_values(&[kind]).inc();
+    /// Failed lists and watches of a kind since the start.
+    pub fn set_kube_watch_errors(&self, kind: &str, errors: u64) {
+        self.kube_watch_errors.set(&[kind], errors);
     }
 }
 
