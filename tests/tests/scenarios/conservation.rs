@@ -1,0 +1,174 @@
+//! Nothing is lost silently: for each hook, records and what is in none add up to what the
+//! interface itself counted.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use nodescope_tests::lab::{Agent, Lab, LinkStats};
+
+use crate::common::{Record, agent, eventually, get, lab, metric, number, records};
+
+/// Hooks of node 0, by interface.
+fn interfaces(lab: &Lab) -> Vec<String> {
+    let pods = lab.pods().into_iter().filter(|pod| pod.node() == 0);
+    let mut all: Vec<_> = pods.map(|pod| pod.host_interface().to_owned()).collect();
+    all.extend(["cbr0".to_owned(), "eth0".to_owned()]);
+    all
+}
+
+/// What the agent says that each hook saw: packets and bytes, ingress and egress.
+fn hooks(agent: &Agent, interfaces: &[String]) -> Result<BTreeMap<String, [u64; 4]>> {
+    let mut all = BTreeMap::new();
+    for interface in interfaces {
+        let mut values = [0; 4];
+        for (at, (name, direction)) in [
+            ("nodescope_hook_packets_total", "ingress"),
+            ("nodescope_hook_bytes_total", "ingress"),
+            ("nodescope_hook_packets_total", "egress"),
+            ("nodescope_hook_bytes_total", "egress"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let labels = [("interface", interface.as_str()), ("direction", direction)];
+            values[at] = metric(agent, name, &labels)?.unwrap_or(0.0) as u64;
+        }
+        all.insert(interface.clone(), values);
+    }
+    Ok(all)
+}
+
+fn links(lab: &Lab, interfaces: &[String]) -> Result<BTreeMap<String, LinkStats>> {
+    interfaces
+        .iter()
+        .map(|interface| Ok((interface.clone(), lab.link_stats(&lab.node(0), interface)?)))
+        .collect()
+}
+
+/// An interface's counters as the hook counts: a bridge counts what it takes for itself after
+/// the Ethernet header is off (net/bridge/br_input.c, `br_pass_frame_up`), the hook before.
+fn as_hook(interface: &str, stats: &LinkStats) -> [u64; 4] {
+    const ETHERNET: u64 = 14;
+    let header = if interface == "cbr0" { ETHERNET } else { 0 };
+    [
+        stats.rx_packets,
+        stats.rx_bytes + header * stats.rx_packets,
+        stats.tx_packets,
+        stats.tx_bytes,
+    ]
+}
+
+/// Mixed traffic: bulk that offload joins, small packets, echoes, datagrams, names, ARP, frames
+/// that are no packets at all.
+fn traffic(lab: &Lab) -> Result<()> {
+    for played in lab.play()? {
+        assert_eq!(played.error, None, "{}", played.play.what);
+    }
+    let (web, web2, api) = (lab.pod("web")?, lab.pod("web2")?, lab.pod("api")?);
+    for to in [web2.ip().to_string(), api.ip().to_string(), "10.1.2.3".to_owned()] {
+        get(&web.netns(), &format!("http://{to}:8080/?size=2000000"))?;
+    }
+    // An EtherType for local experiments (IEEE 802), and an IPv4 packet that ends in its header.
+    let frames = ["ffffffffffff02000000000188b50000", "ffffffffffff020000000001080045000014"];
+    web.run_lab(["raw-send", "eth0", frames[0], frames[1], "--count", "7"])?
+        .success()?;
+    Ok(())
+}
+
+#[test]
+fn records_and_unattributed_are_what_the_interfaces_counted() -> Result<()> {
+    let Some(lab) = lab("conserve")? else {
+        return Ok(());
+    };
+    let mut agent = agent(&lab, 0)?;
+    let interfaces = interfaces(&lab);
+    // Until the hooks are on, interfaces count alone: the difference is taken between two points
+    // at which nothing moves.
+    let mut before = (BTreeMap::new(), BTreeMap::new());
+    eventually("nothing moves", || {
+        let now = (links(&lab, &interfaces)?, hooks(&agent, &interfaces)?);
+        let idle = now == before;
+        before = now;
+        Ok(idle)
+    })?;
+
+    traffic(&lab)?;
+
+    let difference = |now: [u64; 4], then: [u64; 4]| -> [u64; 4] {
+        std::array::from_fn(|at| now[at] - then[at])
+    };
+    eventually("the hooks saw what the interfaces counted", || {
+        let counted = links(&lab, &interfaces)?;
+        let seen = hooks(&agent, &interfaces)?;
+        for interface in &interfaces {
+            let witness = difference(
+                as_hook(interface, &counted[interface]),
+                as_hook(interface, &before.0[interface]),
+            );
+            let ours = difference(seen[interface], before.1[interface]);
+            anyhow::ensure!(
+                ours == witness && witness[0] > 0 && witness[2] > 0,
+                "{interface}: hooks {ours:?}, interface {witness:?}"
+            );
+        }
+        Ok(true)
+    })?;
+    let offload = metric(&agent, "nodescope_hook_offload_segments_total", &[])?;
+    assert!(
+        offload.is_some_and(|segments| segments > 0.0),
+        "the traffic had no offloaded packets: {offload:?}"
+    );
+
+    // The records alone: the totals of every connection's hops, with what is in no record, are
+    // what the hooks saw. The last interval is written when the agent stops.
+    let totals: BTreeMap<String, [u64; 4]> = hooks(&agent, &interfaces)?;
+    let mut expected = BTreeMap::new();
+    for interface in &interfaces {
+        let mut values = totals[interface];
+        for (at, direction) in [(0, "ingress"), (2, "egress")] {
+            let labels = [("interface", interface.as_str()), ("direction", direction)];
+            let count = |name: &str| -> Result<u64> {
+                Ok(metric(&agent, name, &labels)?.unwrap_or(0.0) as u64)
+            };
+            values[at] += count("nodescope_hook_offload_segments_total")?;
+            values[at] -= count("nodescope_hook_unattributed_packets_total")?;
+            values[at + 1] -= count("nodescope_hook_unattributed_bytes_total")?;
+        }
+        expected.insert(interface.clone(), values);
+    }
+    agent.stop()?;
+    let mut sums: BTreeMap<String, [u64; 4]> = BTreeMap::new();
+    for record in last_of_each(records(&agent)?).values() {
+        for hop in record.ext("/hops").as_array().into_iter().flatten() {
+            let interface = hop["interface"].as_str().unwrap_or_default();
+            let Some([ingress, egress]) = crate::common::Hop(hop.clone()).both_ways() else {
+                continue;
+            };
+            let sum = sums.entry(interface.to_owned()).or_default();
+            for (at, value) in [ingress.0, ingress.1, egress.0, egress.1].iter().enumerate() {
+                sum[at] += value;
+            }
+        }
+    }
+    assert_eq!(sums, expected);
+    Ok(())
+}
+
+/// The newest record of each connection, and the deltas of all its records must be its totals.
+fn last_of_each(records: Vec<Record>) -> BTreeMap<String, Record> {
+    let mut last = BTreeMap::new();
+    let mut deltas: BTreeMap<String, u64> = BTreeMap::new();
+    for record in records {
+        let id = record.ext("/connection").to_string();
+        *deltas.entry(id.clone()).or_default() +=
+            number(record.ext("/forward/packets")).unwrap_or(0);
+        assert_eq!(
+            Some(deltas[&id]),
+            number(record.ext("/forward/packets_total")),
+            "deltas of {id} do not add up: {}",
+            record.0
+        );
+        last.insert(id, record);
+    }
+    last
+}

@@ -1,0 +1,55 @@
+//! Scenario 17: a cluster IP, its service and its backend.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::common::{agent, between, closed, get, lab};
+
+/// One flow: client pod → service → backend, with the destination's translation.
+#[test]
+fn scenario_17_cluster_ip_names_service_and_backend() -> Result<()> {
+    let Some(lab) = lab("s17")? else {
+        return Ok(());
+    };
+    let agent = agent(&lab, 0)?;
+    let web = lab.pod("web")?;
+    // A backend on the other node, and one beside the client on the same bridge.
+    for (service, backend) in [("api", lab.pod("api")?), ("web2", lab.pod("web2")?)] {
+        let address = lab.service("default", service)?.cluster_ip.to_string();
+        let seen = get(&web.netns(), &format!("http://{address}/"))?;
+        let record = closed(&agent, "the closed connection to the service", |record| {
+            between(record, &web.ip().to_string(), &address, 80)
+        })?;
+        let local: SocketAddr = seen["local"].as_str().context("no local")?.parse()?;
+        let target = SocketAddr::new(backend.ip().into(), 8080);
+        assert_eq!(
+            record.tuple("/nat/original"),
+            Some((local, SocketAddr::new(address.parse()?, 80)))
+        );
+        assert_eq!(record.tuple("/nat/translated"), Some((local, target)));
+        assert_eq!(record.ext("/nat/kind"), "dnat");
+        assert_eq!(record.ext("/nat/cause"), "service");
+        let entries = lab.conntrack(0)?;
+        let entry = entries
+            .iter()
+            .find(|entry| SocketAddr::new(entry.original.src, entry.original.sport) == local)
+            .context("conntrack has no entry for it")?;
+        let translated = entry.translated();
+        assert_eq!(SocketAddr::new(translated.dst, translated.dport), target);
+        assert_eq!(
+            record.flow("/destination_service"),
+            &json!({"name": service, "namespace": "default"})
+        );
+        assert_eq!(record.flow("/destination/pod_name"), &json!(backend.name()));
+        assert_eq!(record.flow("/source/pod_name"), &json!(web.name()));
+        assert_eq!(record.flow("/IP/destination"), &json!(backend.ip().to_string()));
+        assert_eq!(record.ext("/class"), "pod-to-pod");
+        assert_eq!(
+            record.remote_sees().map(|seen| seen.to_string()),
+            seen["peer"].as_str().map(str::to_owned)
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! Scenario 11: translated on the way out, exactly as conntrack has it.
+
+use std::net::SocketAddr;
+use std::thread;
+
+use anyhow::{Context, Result};
+use nodescope_tests::lab::{ConntrackEntry, Lab};
+use serde_json::json;
+
+use crate::common::{Record, agent, between, closed, get, lab, one};
+
+/// The entry of the connection that a pod made from this port.
+fn entry(lab: &Lab, from: SocketAddr, to: SocketAddr) -> Result<ConntrackEntry> {
+    lab.conntrack(0)?
+        .into_iter()
+        .find(|entry| {
+            let original = entry.original;
+            SocketAddr::new(original.src, original.sport) == from
+                && SocketAddr::new(original.dst, original.dport) == to
+        })
+        .with_context(|| format!("conntrack has no entry {from} -> {to}"))
+}
+
+/// Holds a record's tuples against the entry.
+fn agrees(record: &Record, entry: &ConntrackEntry) {
+    let (original, translated) = (entry.original, entry.translated());
+    assert_eq!(
+        record.tuple("/nat/original"),
+        Some((
+            SocketAddr::new(original.src, original.sport),
+            SocketAddr::new(original.dst, original.dport)
+        ))
+    );
+    assert_eq!(
+        record.tuple("/nat/translated"),
+        Some((
+            SocketAddr::new(translated.src, translated.sport),
+            SocketAddr::new(translated.dst, translated.dport)
+        ))
+    );
+    assert_eq!(record.ext("/nat/kind"), "snat");
+    assert_eq!(record.ext("/nat/source"), "skb");
+    assert_eq!(record.ext("/nat/cause"), "masquerade");
+}
+
+/// A pod to the VM on the VNet and to the host on premises.
+#[test]
+fn scenario_11_snat_is_what_conntrack_says() -> Result<()> {
+    let Some(lab) = lab("s11")? else {
+        return Ok(());
+    };
+    let agent = agent(&lab, 0)?;
+    let web = lab.pod("web")?;
+    let from = web.ip().to_string();
+    for to in ["10.224.1.2", "10.1.2.3"] {
+        let seen = get(&web.netns(), &format!("http://{to}:8080/"))?;
+        let record = closed(&agent, "the closed connection to the outside", |record| {
+            between(record, &from, to, 8080)
+        })?;
+        let local: SocketAddr = seen["local"].as_str().context("no local")?.parse()?;
+        agrees(&record, &entry(&lab, local, SocketAddr::new(to.parse()?, 8080))?);
+        // What the server's own socket saw.
+        assert_eq!(
+            record.remote_sees().map(|seen| seen.to_string()),
+            seen["peer"].as_str().map(str::to_owned)
+        );
+        assert_eq!(record.path(), [web.host_interface(), "cbr0", "eth0"]);
+        assert_eq!(record.hop(web.host_interface())?.0.get("tuple"), None);
+        assert!(record.hop("eth0")?.0["tuple"].is_object(), "{}", record.0);
+        assert_eq!(record.ext("/class"), "pod-to-world");
+        assert_eq!(record.flow("/source/pod_name"), &json!(web.name()));
+        assert_eq!(record.flow("/IP/source"), &json!(from));
+        assert_eq!(record.flow("/IP/source_xlated"), "10.224.0.4");
+    }
+    Ok(())
+}
+
+/// Two pods from the same source port to the same destination at once: the kernel has to give one
+/// of them another port, and both keep their own translation.
+#[test]
+fn scenario_11_colliding_source_ports_keep_their_own_translation() -> Result<()> {
+    const PORT: u16 = 45_000;
+    let Some(lab) = lab("s11c")? else {
+        return Ok(());
+    };
+    let agent = agent(&lab, 0)?;
+    let pods = [lab.pod("web")?, lab.pod("web2")?];
+    let to: SocketAddr = "10.224.1.2:8080".parse()?;
+    // Slow enough that both are under way at once: 2 s each.
+    let url = format!("http://{to}/?size=200000");
+    let port = PORT.to_string();
+    let curl = [
+        "curl", "-sS", "-o", "/dev/null", "--max-time", "20", "--limit-rate", "100k",
+        "--local-port", &port, &url,
+    ];
+    thread::scope(|scope| -> Result<()> {
+        let running: Vec<_> = pods
+            .iter()
+            .map(|pod| scope.spawn(move || pod.run(curl)?.success()))
+            .collect();
+        let mut ports = Vec::new();
+        for pod in &pods {
+            let from = SocketAddr::new(pod.ip().into(), PORT);
+            let record = one(&agent, "an open connection with its translation", |record| {
+                record.tuple("/nat/original") == Some((from, to))
+                    && record.ext("/nat/kind") == "snat"
+            })?;
+            agrees(&record, &entry(&lab, from, to)?);
+            assert_eq!(record.flow("/source/pod_name"), &json!(pod.name()));
+            ports.push(record.remote_sees().context("no remote_sees")?);
+        }
+        assert_ne!(ports[0], ports[1], "there was no collision to resolve");
+        assert!(
+            ports.iter().all(|seen| seen.ip().to_string() == "10.224.0.4"),
+            "{ports:?}"
+        );
+        let mut witness: Vec<String> = Vec::new();
+        for thread in running {
+            thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
+        }
+        for served in lab.served("vm")? {
+            witness.extend(served["peer"].as_str().map(str::to_owned));
+        }
+        for port in ports {
+            assert!(witness.contains(&port.to_string()), "{port} not in {witness:?}");
+        }
+        Ok(())
+    })
+}
