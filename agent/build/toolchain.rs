@@ -70,7 +70,7 @@ impl Toolchain {
     /// Whether this Rust has clippy, so that the kernel side can be linted too.
     #[allow(
         dead_code,
-        reason = "asked by xtask only, which includes this file as well"
+        reason = "called by xtask only; build.rs includes this file as well"
     )]
     pub fn has_clippy(&self) -> bool {
         self.prefix.join("bin/cargo-clippy").exists()
@@ -80,6 +80,10 @@ impl Toolchain {
     /// This toolchain's cargo, ready to work for a bpf target of this processor architecture
     /// (`x86_64`, `aarch64`, … as in `CARGO_CFG_TARGET_ARCH`), and deaf to the settings of the
     /// cargo that started us: clippy's wrapper, flags and targets are meant for the host.
+    #[allow(
+        dead_code,
+        reason = "called by build.rs only; xtask includes this file as well"
+    )]
     pub fn cargo(&self, arch: &str) -> Command {
         self.command("cargo", arch)
     }
@@ -88,7 +92,7 @@ impl Toolchain {
     /// of another Rust first, in cargo's bin directory.
     #[allow(
         dead_code,
-        reason = "asked by xtask only, which includes this file as well"
+        reason = "called by xtask only; build.rs includes this file as well"
     )]
     pub fn clippy(&self, arch: &str) -> Command {
         let mut command = self.command("cargo-clippy", arch);

@@ -7,13 +7,13 @@ use crate::workspace::{self, KERNEL_SIDE};
 use crate::{setup, shell};
 
 /// Checks the format of everything, then lints the host side and the kernel side, each with the
-/// compiler that builds it.
+/// compiler that builds it. All three are done in any case, so that one run shows everything.
 ///
 /// # Errors
-/// The first check that fails.
+/// The first check that failed.
 pub fn run() -> anyhow::Result<()> {
     setup::ensure()?;
-    shell::run(workspace::cargo()?.args(["fmt", "--all", "--check"]))?;
+    let format = shell::run(workspace::cargo()?.args(["fmt", "--all", "--check"]));
     let clippy = [
         "clippy",
         "--workspace",
@@ -22,8 +22,9 @@ pub fn run() -> anyhow::Result<()> {
         "-D",
         "warnings",
     ];
-    shell::run(workspace::cargo()?.args(clippy))?;
-    kernel_side(&workspace::root()?)
+    let host = shell::run(workspace::cargo()?.args(clippy));
+    let kernel = kernel_side(&workspace::root()?);
+    format.and(host).and(kernel)
 }
 
 fn kernel_side(root: &Path) -> anyhow::Result<()> {

@@ -38,7 +38,7 @@ pub fn ensure() -> anyhow::Result<()> {
 }
 
 fn carry_out(plan: &Plan) -> anyhow::Result<()> {
-    println!("missing: {}", plan.missing.join(", "));
+    eprintln!("missing: {}", plan.missing.join(", "));
     let can_install = shell::is_root() && apt::is_here();
     if plan.needs_apt() && !can_install {
         let reason = if apt::is_here() {
@@ -53,14 +53,14 @@ fn carry_out(plan: &Plan) -> anyhow::Result<()> {
     }
     if can_install {
         let refresh = plan::refresh();
-        println!("{}", refresh.purpose);
+        eprintln!("{}", refresh.purpose);
         if let Err(error) = shell::run(&mut refresh.command()) {
             eprintln!("{error:#}; going on with the lists that are here");
         }
     }
     // Made anew: with fresh lists apt may have what it did not know of before.
     for step in Plan::make().steps {
-        println!("{}", step.purpose);
+        eprintln!("{}", step.purpose);
         shell::run(&mut step.command())?;
     }
     let left = Plan::make();
@@ -71,7 +71,7 @@ fn carry_out(plan: &Plan) -> anyhow::Result<()> {
             listing(&left)
         );
     }
-    println!("set up");
+    eprintln!("set up");
     Ok(())
 }
 

@@ -14,7 +14,8 @@ const ROOT_PATHS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 /// # Errors
 /// It cannot be started, or fails.
 pub fn run(command: &mut Command) -> anyhow::Result<()> {
-    println!("+ {}", line(command));
+    // Not on standard output, which is the command's own: `cargo xtask lab -- observe -o json | …`.
+    eprintln!("+ {}", line(command));
     let status = command
         .status()
         .with_context(|| format!("cannot run {}", command.get_program().display()))?;
