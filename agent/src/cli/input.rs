@@ -69,3 +69,7 @@ pub fn read(file: &Path, request: &GetFlowsRequest) -> anyhow::Result<Vec<GetFlo
         filters.pass(flow).then_some(record)
     }))
 }
+
+#[cfg(test)]
+#[path = "input_tests.rs"]
+mod tests;

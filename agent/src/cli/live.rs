@@ -206,3 +206,7 @@ fn tell_news(response: &GetFlowsResponse) {
         Some(ResponseTypes::Flow(_)) | None => {}
     }
 }
+
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;

@@ -1,7 +1,7 @@
 //! Where flows go: metrics, flow log, Hubble gRPC.
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 pub mod json;
 pub mod log;
 pub mod names;

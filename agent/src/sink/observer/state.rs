@@ -108,7 +108,7 @@ impl Observer {
         self.0.seen.subscribe()
     }
 
-    pub(super) fn watch_closing(&self) -> watch::Receiver<bool> {
+    pub(crate) fn watch_closing(&self) -> watch::Receiver<bool> {
         self.0.closing.subscribe()
     }
 
