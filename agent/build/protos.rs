@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
+    "flow/filter.proto",
     "flow/flow.proto",
     "observer/observer.proto",
     "peer/peer.proto",

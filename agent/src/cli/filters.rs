@@ -254,3 +254,7 @@ fn qualified(names: &[String], namespaces: &[String]) -> Vec<String> {
     };
     names.iter().flat_map(within).collect()
 }
+
+#[cfg(test)]
+#[path = "filters_tests.rs"]
+mod tests;

@@ -29,9 +29,9 @@ pub fn read(file: &Path, request: &GetFlowsRequest) -> anyhow::Result<Vec<GetFlo
         Box::new(std::io::stdin().lock())
     } else {
         let opened = File::open(file);
-        Box::new(BufReader::new(
-            opened.with_context(|| format!("flow log {name}"))?,
-        ))
+        Box::new(BufReader::new(opened.with_context(|| {
+            format!("flow log {name} (give the file of a --flow-log)")
+        })?))
     };
     let (mut records, mut bad) = (Vec::new(), 0_u64);
     for (index, line) in reader.split(b'\n').enumerate() {
@@ -69,3 +69,7 @@ pub fn read(file: &Path, request: &GetFlowsRequest) -> anyhow::Result<Vec<GetFlo
         filters.pass(flow).then_some(record)
     }))
 }
+
+#[cfg(test)]
+#[path = "input_tests.rs"]
+mod tests;

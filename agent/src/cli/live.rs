@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
 use futures::stream::SelectAll;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use std::pin::Pin;
@@ -137,7 +136,7 @@ pub async fn follow(mut streams: Streams, output: &mut Output) -> anyhow::Result
         responses.iter().for_each(tell_news);
         output.print(&responses)?;
     }
-    bail!("the agent ended the stream: it was stopped, or --until is over")
+    Ok(())
 }
 
 async fn follow_merged(mut streams: Streams, output: &mut Output) -> anyhow::Result<()> {
@@ -206,3 +205,7 @@ fn tell_news(response: &GetFlowsResponse) {
         Some(ResponseTypes::Flow(_)) | None => {}
     }
 }
+
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;

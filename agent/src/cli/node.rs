@@ -214,3 +214,7 @@ fn row(interface: &Interface, wide: bool) -> Vec<String> {
 fn count(number: Option<u64>) -> String {
     number.map_or_else(|| "-".to_owned(), |number| number.to_string())
 }
+
+#[cfg(test)]
+#[path = "node_tests.rs"]
+mod tests;

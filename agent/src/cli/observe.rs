@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use anyhow::bail;
+
 use super::filters::FlowFilters;
 use super::output::{Format, Output};
 use super::servers::Servers;
@@ -26,8 +28,8 @@ pub struct Args {
     /// How to print
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
-    /// Read a flow log (`-`: standard input) instead of asking agents
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["follow", "addresses"])]
+    /// Read a flow log (`-`: standard input) instead of asking agents, wherever they are
+    #[arg(long, value_name = "FILE", conflicts_with = "follow")]
     input_file: Option<PathBuf>,
     #[command(flatten)]
     servers: Servers,
@@ -111,6 +113,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let streams = live::open(&addresses, &request).await?;
     if args.follow {
         live::follow(streams, &mut output).await?;
+        if args.range.until.is_none() {
+            bail!(
+                "the agents ended their streams: they were stopped; start again when they are back"
+            );
+        }
     } else {
         let mut flows = live::collect(streams).await?;
         args.trim(&mut flows);
@@ -118,3 +125,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+#[path = "observe_tests.rs"]
+mod tests;

@@ -300,3 +300,7 @@ fn tone(verdict: Verdict, fields: &Fields) -> Tone {
         _ => Tone::Plain,
     }
 }
+
+#[cfg(test)]
+#[path = "row_tests.rs"]
+mod tests;

@@ -2,7 +2,7 @@
 
 pub mod describe;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 pub mod json;
 pub mod log;
 pub mod names;

@@ -108,7 +108,7 @@ impl Observer {
         self.0.seen.subscribe()
     }
 
-    pub(super) fn watch_closing(&self) -> watch::Receiver<bool> {
+    pub(crate) fn watch_closing(&self) -> watch::Receiver<bool> {
         self.0.closing.subscribe()
     }
 
@@ -179,10 +179,9 @@ impl Observer {
 
 impl Recent {
     fn note_namespaces(&mut self, flow: &Flow) {
-        let pod = |identity: &'_ Identity| identity.pod().map(Arc::clone);
-        for pod in [pod(&flow.source), pod(&flow.destination)]
+        for pod in [&flow.source, &flow.destination]
             .into_iter()
-            .flatten()
+            .filter_map(Identity::pod)
         {
             let namespace = &pod.name.namespace;
             if let Some(last) = self.namespaces.get_mut(namespace) {

@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::convert;
 use super::filter::Filters;
-use super::select::{Selection, response_time};
+use super::select::Selection;
 use super::state::Observer;
 use crate::flow::Flow;
 use crate::sink::proto::flow::{LostEvent, LostEventSource};
@@ -147,7 +147,6 @@ fn admit(filters: &Filters, selection: &Selection, flow: &Flow) -> Option<GetFlo
         return None;
     }
     let response = convert::response(flow);
-    debug_assert!(response_time(&response).is_some());
     let Some(ResponseTypes::Flow(record)) = &response.response_types else {
         return None;
     };

@@ -1,0 +1,69 @@
+//! What the page about a node says.
+
+use super::*;
+use crate::sink::proto::node::{ApiState, FlowTable, PodAddress};
+
+#[test]
+fn a_node_with_a_pod_and_an_interface_that_failed() {
+    let hook = |packets, unattributed_packets| HookCounts {
+        packets,
+        unattributed_packets,
+        ..HookCounts::default()
+    };
+    let pod = PodAddress {
+        namespace: "shop".to_owned(),
+        name: "web-0".to_owned(),
+        ip: "10.244.0.15".to_owned(),
+    };
+    let node = DescribeResponse {
+        name: "node-1".to_owned(),
+        network_model: "kubenet".to_owned(),
+        evidence: vec!["cbr0 has pod ports".to_owned(), "no CNI".to_owned()],
+        version: "0.1.0".to_owned(),
+        flow_table: Some(FlowTable {
+            entries: 3,
+            limit: 8,
+        }),
+        api: Some(ApiState {
+            state: "failing".to_owned(),
+            detail: "401".to_owned(),
+        }),
+        interfaces: vec![
+            Interface {
+                name: "veth0".to_owned(),
+                role: "pod".to_owned(),
+                kind: "veth".to_owned(),
+                master: "cbr0".to_owned(),
+                attached: "tcx".to_owned(),
+                pods: vec![pod],
+                ingress: Some(hook(5, 1)),
+                egress: Some(hook(4, 2)),
+                ..Interface::default()
+            },
+            Interface {
+                name: "eth0".to_owned(),
+                error: "not permitted".to_owned(),
+                ..Interface::default()
+            },
+        ],
+        ..DescribeResponse::default()
+    };
+    let wanted = "\
+Node            node-1
+Network model   kubenet
+  because       cbr0 has pod ports
+  and           no CNI
+Agent           0.1.0
+Flow table      3 of 8 entries
+Kubernetes API  failing (401)
+
+INTERFACE  ROLE  KIND  MASTER  ATTACHED             PODS                    IN(PACKETS)  \
+OUT(PACKETS)  UNATTRIBUTED
+veth0      pod   veth  cbr0    tcx                  shop/web-0 10.244.0.15  5            \
+4             3
+eth0       -     -     -       none: not permitted  -                       -            \
+-             0
+";
+    assert_eq!(page(&node, false), wanted);
+    assert!(page(&node, true).contains("ADDRESSES"));
+}
