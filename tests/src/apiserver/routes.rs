@@ -67,15 +67,15 @@ impl Call<'_> {
     /// The API verb, as RBAC and the counters name it.
     fn verb(&self) -> &'static str {
         let collection = matches!(self.target, Target::Collection(..));
-        match &self.method {
-            &Method::GET if self.watches() => "watch",
-            &Method::GET if collection => "list",
-            &Method::GET => "get",
-            &Method::POST => "create",
-            &Method::PUT => "update",
-            &Method::PATCH => "patch",
-            &Method::DELETE if collection => "deletecollection",
-            &Method::DELETE => "delete",
+        match self.method {
+            Method::GET if self.watches() => "watch",
+            Method::GET if collection => "list",
+            Method::GET => "get",
+            Method::POST => "create",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            Method::DELETE if collection => "deletecollection",
+            Method::DELETE => "delete",
             _ => "other",
         }
     }

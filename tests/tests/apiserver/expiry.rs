@@ -111,6 +111,13 @@ async fn follows_and_recovers(config: watcher::Config, streaming: bool) {
     };
     assert!(!gone(&reflected.errors.borrow()));
     server.refuse_connections(true).unwrap();
+    soon(
+        "no watch",
+        server
+            .counters()
+            .wait_until(|c| c.open_watches("pods") == 0),
+    )
+    .await;
     server.store().delete("pods", "default", "web-1").unwrap();
     server.store().apply(pod("newest", "10.244.0.11")).unwrap();
     server.compact();
