@@ -44,12 +44,6 @@ impl FieldSelector {
         Ok(Self { terms })
     }
 
-    /// Adds `metadata.name=<name>`, for a watch on one object's own path.
-    pub fn and_name(&mut self, name: &str) {
-        self.terms
-            .push(("metadata.name".to_owned(), true, name.to_owned()));
-    }
-
     /// Whether the selector has no terms.
     pub fn is_empty(&self) -> bool {
         self.terms.is_empty()

@@ -84,7 +84,7 @@ impl Call<'_> {
         let watch = |(key, value): (Cow<'_, str>, Cow<'_, str>)| {
             key == "watch" && !matches!(&*value, "" | "0" | "false")
         };
-        matches!(self.target, Target::Collection(..) | Target::Object { .. })
+        matches!(self.target, Target::Collection(..))
             && form_urlencoded::parse(self.query.as_bytes()).any(watch)
     }
 
@@ -158,12 +158,6 @@ impl Call<'_> {
         let store = &self.shared.store;
         let part = if status { Part::Status } else { Part::Main };
         match self.method {
-            Method::GET if self.watches() => {
-                let mut params = Params::parse(self.query, kind)?;
-                params.fields.and_name(&key.1);
-                let namespace = kind.namespaced.then(|| key.0.clone());
-                self.watch(kind, namespace, params)
-            }
             Method::GET => {
                 let found = store
                     .read(kind, key)

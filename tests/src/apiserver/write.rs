@@ -195,11 +195,14 @@ mod tests {
     #[test]
     fn identity_is_kept_and_generation_follows_the_spec() {
         let store = store();
-        let first = store.apply(pod("a")).unwrap();
+        let deployment = |x: i32| {
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"},
+                   "spec": {"x": x}})
+        };
+        let first = store.apply(deployment(1)).unwrap();
         assert_eq!(object::namespace(&first), "default");
-        let mut changed = pod("a");
-        changed["spec"]["x"] = json!(2);
-        let second = store.apply(changed).unwrap();
+        assert_eq!(first["metadata"]["generation"], 1);
+        let second = store.apply(deployment(2)).unwrap();
         assert_eq!(first["metadata"]["uid"], second["metadata"]["uid"]);
         assert_eq!(second["metadata"]["generation"], 2);
         assert_ne!(object::version(&first), object::version(&second));
