@@ -34,7 +34,10 @@ impl Status {
     }
 
     fn about(mut self, kind: &Kind, name: &str) -> Self {
-        self.details = json!({"name": name, "group": kind.group, "kind": kind.plural});
+        self.details = json!({"name": name, "kind": kind.plural});
+        if !kind.group.is_empty() {
+            self.details["group"] = kind.group.into();
+        }
         self
     }
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::age::age;
-use super::{Column, Printer, number, selector, text};
+use super::{Column, Printer, selector, text};
 use crate::apiserver::object;
 
 pub(super) const NAMESPACES: Printer = Printer {
@@ -13,7 +13,7 @@ pub(super) const NAMESPACES: Printer = Printer {
 };
 
 pub(super) const CONFIG_MAPS: Printer = Printer {
-    columns: &[text("Name"), number("Data"), text("Age")],
+    columns: &[text("Name"), text("Data"), text("Age")],
     cells: |o, now| {
         let count = |field: &str| object::map(o, field).map_or(0, serde_json::Map::len);
         row(o, now, Some(json!(count("/data") + count("/binaryData"))))

@@ -23,8 +23,8 @@ pub(super) const DAEMON_SETS: Printer = Printer {
 const DEPLOYMENT: [Column; 8] = [
     text("Name"),
     text("Ready"),
-    number("Up-to-date"),
-    number("Available"),
+    text("Up-to-date"),
+    text("Available"),
     text("Age"),
     wide("Containers"),
     wide("Images"),
