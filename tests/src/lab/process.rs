@@ -144,7 +144,7 @@ impl Drop for Proc {
 }
 
 impl Netns {
-    /// Runs `argv` inside to its end, at most [`RUN_TIMEOUT`].
+    /// Runs `argv` inside to its end, at most half a minute.
     pub fn run<S: AsRef<str>>(&self, argv: impl IntoIterator<Item = S>) -> Result<Finished> {
         let argv: Vec<String> = argv.into_iter().map(|s| s.as_ref().to_owned()).collect();
         let dir = tempfile::tempdir()?;
