@@ -6,10 +6,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use super::history::Missing;
 use super::kinds::Kind;
 use super::params::{Params, VersionMatch};
 use super::status::Status;
-use super::store::{Key, Missing, Store};
+use super::store::{Key, Store};
 
 /// One answer to a list request.
 #[derive(Debug)]

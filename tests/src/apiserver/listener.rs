@@ -29,10 +29,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// First byte of a TLS handshake record (RFC 8446, 5.1); no HTTP method begins with it.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Whether connections are taken. Any change breaks those that are open.
+/// Whether connections are taken. Each time it is sent, also unchanged, it breaks those that are
+/// open.
 #[derive(Debug, Clone, Copy, Default)]
 struct Gate {
-    changes: u64,
     refusing: bool,
 }
 
@@ -71,13 +71,14 @@ impl Listener {
     /// # Errors
     /// What the system says to `shutdown`, `bind` or `listen`.
     pub(super) fn refuse(&self, refusing: bool) -> io::Result<()> {
+        // Shutting down a socket that does not listen would mark it, and with it every connection
+        // accepted from it later, as closed.
+        if self.gate.borrow().refusing == refusing {
+            return Ok(());
+        }
         if refusing {
-            self.change(Some(true));
-            return match shutdown(&self.socket, Shutdown::Both) {
-                // It did not listen anyhow.
-                Ok(()) | Err(Errno::NOTCONN) => Ok(()),
-                Err(e) => Err(e.into()),
-            };
+            self.change(|gate| gate.refusing = true);
+            return Ok(shutdown(&self.socket, Shutdown::Both)?);
         }
         // A port that the kernel chose is given back at shutdown and has to be bound again; one
         // that was asked for stays bound, and binding it again is EINVAL.
@@ -86,20 +87,17 @@ impl Listener {
             Err(e) => return Err(e.into()),
         }
         listen(&self.socket, BACKLOG)?;
-        self.change(Some(false));
+        self.change(|gate| gate.refusing = false);
         Ok(())
     }
 
     /// Breaks every open connection.
     pub(super) fn drop_connections(&self) {
-        self.change(None);
+        self.change(|_| {});
     }
 
-    fn change(&self, refusing: Option<bool>) {
-        self.gate.send_modify(|gate| {
-            gate.changes += 1;
-            gate.refusing = refusing.unwrap_or(gate.refusing);
-        });
+    fn change(&self, how: impl FnOnce(&mut Gate)) {
+        self.gate.send_modify(how);
     }
 }
 

@@ -24,8 +24,11 @@ pub mod counters;
 mod defaults;
 mod discovery;
 pub mod faults;
+mod fields;
+pub mod history;
 pub mod kinds;
 mod kubeconfig;
+mod labels;
 mod list;
 mod listener;
 pub mod load;
@@ -34,8 +37,9 @@ mod object;
 mod params;
 mod patch;
 mod paths;
+mod respond;
 mod routes;
-mod selectors;
+pub mod stamp;
 pub mod status;
 pub mod store;
 mod table;
@@ -96,7 +100,7 @@ pub enum Error {
         /// Its name.
         name: String,
         /// Why.
-        status: Status,
+        status: Box<Status>,
     },
 }
 
@@ -244,7 +248,8 @@ impl ApiServer {
     }
 
     /// Refuses connections, as if no server were there, and breaks the open ones; or takes them
-    /// again on the same address.
+    /// again on the same address. New ones are refused when this returns; open ones end a moment
+    /// later, see [`Counts::open_watches`].
     ///
     /// # Errors
     /// What the system says to listening again.
@@ -264,7 +269,7 @@ fn load_into(store: &Store, objects: Vec<Value>) -> Result<(), Error> {
         store.apply(object).map_err(|status| Error::Object {
             number: at + 1,
             name,
-            status,
+            status: Box::new(status),
         })?;
     }
     Ok(())

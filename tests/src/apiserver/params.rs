@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::fields::FieldSelector;
 use super::kinds::Kind;
-use super::selectors::{FieldSelector, LabelSelector};
+use super::labels::LabelSelector;
 use super::status::Status;
 
 /// How a list's `resourceVersion` is meant (`resourceVersionMatch`).

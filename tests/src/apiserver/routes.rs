@@ -8,19 +8,19 @@ use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::Shared;
-use super::discovery;
 use super::kinds::Kind;
 use super::list::{self, Listing};
 use super::negotiate::{self, Form};
 use super::object;
-use super::params::Params;
+use super::params::{IncludeObject, Params};
 use super::patch;
 use super::paths::{self, Target};
+use super::respond;
+use super::stamp::Part;
 use super::status::{Status, json_response};
 use super::store::Key;
-use super::table::{self, Style};
 use super::watch;
-use super::write::{Part, Preconditions};
+use super::write::Preconditions;
 
 /// Largest request body taken, in bytes (the real server's limit for a resource).
 const BODY_LIMIT: usize = 3 << 20;
@@ -67,15 +67,15 @@ impl Call<'_> {
     /// The API verb, as RBAC and the counters name it.
     fn verb(&self) -> &'static str {
         let collection = matches!(self.target, Target::Collection(..));
-        match &self.method {
-            &Method::GET if self.watches() => "watch",
-            &Method::GET if collection => "list",
-            &Method::GET => "get",
-            &Method::POST => "create",
-            &Method::PUT => "update",
-            &Method::PATCH => "patch",
-            &Method::DELETE if collection => "deletecollection",
-            &Method::DELETE => "delete",
+        match self.method {
+            Method::GET if self.watches() => "watch",
+            Method::GET if collection => "list",
+            Method::GET => "get",
+            Method::POST => "create",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            Method::DELETE if collection => "deletecollection",
+            Method::DELETE => "delete",
             _ => "other",
         }
     }
@@ -101,7 +101,7 @@ impl Call<'_> {
             } => self.object(kind, &(namespace.clone(), name.clone()), *status, body),
             Target::Unknown => Err(Status::no_such_path()),
             _ if self.method != Method::GET => Err(Status::method_not_allowed()),
-            target => information(target),
+            target => respond::information(target),
         }
     }
 
@@ -121,10 +121,7 @@ impl Call<'_> {
                     return self.watch(kind, namespace.map(str::to_owned), params);
                 }
                 let listing = list::list(store, kind, namespace, &params)?;
-                Ok(json_response(
-                    StatusCode::OK,
-                    &self.list_body(kind, &listing, &params),
-                ))
+                Ok(self.many(kind, &listing, params.include_object))
             }
             (&Method::POST, Some(namespace)) => {
                 self.refuse_dry_run()?;
@@ -145,10 +142,7 @@ impl Call<'_> {
                         _ => {}
                     }
                 }
-                Ok(json_response(
-                    StatusCode::OK,
-                    &self.list_body(kind, &listing, &params),
-                ))
+                Ok(self.many(kind, &listing, params.include_object))
             }
             _ => Err(Status::method_not_allowed()),
         }
@@ -196,13 +190,10 @@ impl Call<'_> {
             Method::DELETE if !status => {
                 self.refuse_dry_run()?;
                 let removed = store.remove(kind, key, &self.preconditions(body)?)?;
-                let details = json!({
-                    "name": key.1, "group": kind.group, "kind": kind.plural,
-                    "uid": object::text(&removed, "/metadata/uid"),
-                });
-                let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {},
-                                  "status": "Success", "details": details});
-                Ok(json_response(StatusCode::OK, &done))
+                Ok(json_response(
+                    StatusCode::OK,
+                    &respond::deleted(kind, &removed),
+                ))
             }
             _ => Err(Status::method_not_allowed()),
         }
@@ -221,52 +212,18 @@ impl Call<'_> {
     }
 
     fn one(&self, code: StatusCode, kind: &Kind, found: &Value) -> Result<Response<Body>, Status> {
-        let body = match self.form() {
-            Form::Object => found.clone(),
-            Form::Metadata => object::partial(found),
-            Form::Table(version) => {
-                let include = Params::parse(self.query, kind)?.include_object;
-                let metadata = json!({"resourceVersion": object::version(found)});
-                table::table(
-                    kind,
-                    [found],
-                    metadata,
-                    Style {
-                        version,
-                        include,
-                        headings: true,
-                    },
-                )
-            }
-        };
-        Ok(json_response(code, &body))
+        let include = Params::parse(self.query, kind)?.include_object;
+        Ok(json_response(
+            code,
+            &respond::one(self.form(), include, kind, found),
+        ))
     }
 
-    fn list_body(&self, kind: &Kind, listing: &Listing, params: &Params) -> Value {
-        let items = listing.items.iter().map(|item| &**item);
-        let metadata = listing.metadata();
-        match self.form() {
-            Form::Table(version) => {
-                let style = Style {
-                    version,
-                    include: params.include_object,
-                    headings: true,
-                };
-                table::table(kind, items, metadata, style)
-            }
-            Form::Metadata => json!({
-                "kind": "PartialObjectMetadataList",
-                "apiVersion": "meta.k8s.io/v1",
-                "metadata": metadata,
-                "items": items.map(object::partial).collect::<Vec<_>>(),
-            }),
-            Form::Object => json!({
-                "kind": format!("{}List", kind.kind),
-                "apiVersion": kind.api_version(),
-                "metadata": metadata,
-                "items": items.map(untyped).collect::<Vec<_>>(),
-            }),
-        }
+    fn many(&self, kind: &Kind, listing: &Listing, include: IncludeObject) -> Response<Body> {
+        json_response(
+            StatusCode::OK,
+            &respond::list(self.form(), include, kind, listing),
+        )
     }
 
     fn form(&self) -> Form {
@@ -336,29 +293,4 @@ impl Call<'_> {
 
 fn no_dry_run() -> Status {
     Status::bad_request("dryRun is not served here: use --dry-run=client")
-}
-
-fn information(target: &Target) -> Result<Response<Body>, Status> {
-    let body = match target {
-        Target::Health => return Ok(Response::new(Body::from("ok"))),
-        Target::Version => Some(discovery::version()),
-        Target::Root => Some(discovery::root()),
-        Target::CoreVersions => Some(discovery::core_versions()),
-        Target::Groups => Some(discovery::group_list()),
-        Target::Group(group) => discovery::group(group),
-        Target::Resources(group, version) => discovery::resources(group, version),
-        Target::Collection(..) | Target::Object { .. } | Target::Unknown => None,
-    };
-    let body = body.ok_or_else(Status::no_such_path)?;
-    Ok(json_response(StatusCode::OK, &body))
-}
-
-/// An item of a list: the list says of which kind its items are, they themselves do not.
-fn untyped(item: &Value) -> Value {
-    let mut item = item.clone();
-    if let Some(fields) = item.as_object_mut() {
-        fields.remove("kind");
-        fields.remove("apiVersion");
-    }
-    item
 }

@@ -1,12 +1,13 @@
 //! The objects, their versions, and a bounded history of changes, as etcd keeps them for the
 //! real API server.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use tokio::sync::broadcast;
 
+use super::history::{Change, History, Missing};
 use super::kinds::{self, Kind};
 use super::object;
 use super::status::Status;
@@ -17,21 +18,6 @@ pub type Key = (String, String);
 /// Objects of one kind, in key order.
 pub type Objects = BTreeMap<Key, Arc<Value>>;
 
-/// One committed write.
-#[derive(Debug)]
-pub struct Change {
-    /// The store's version after this write.
-    pub version: u64,
-    /// The kind of the object written.
-    pub kind: &'static Kind,
-    /// Which object was written.
-    pub key: Key,
-    /// The object before, none where it was created.
-    pub before: Option<Arc<Value>>,
-    /// The object after, none where it was deleted.
-    pub after: Option<Arc<Value>>,
-}
-
 /// What a write makes of an object.
 #[derive(Debug)]
 pub enum Next {
@@ -39,18 +25,6 @@ pub enum Next {
     Put(Value),
     /// The object goes.
     Remove,
-}
-
-/// A version that is no longer (or not yet) in the history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Missing {
-    /// The history before this version has been compacted.
-    Compacted,
-    /// The store has only reached `current`.
-    Ahead {
-        /// The newest version there is.
-        current: u64,
-    },
 }
 
 /// Where a watch begins.
@@ -80,9 +54,6 @@ pub struct Subscription {
 /// Changes that a watch may fall behind before it is told to list again.
 const WATCH_BUFFER: usize = 4096;
 
-/// Changes kept for watches and chunked lists until [`Store::set_history`] says otherwise.
-const DEFAULT_HISTORY: usize = 4096;
-
 /// The objects of one API server. All methods may be called from any thread.
 #[derive(Debug)]
 pub struct Store {
@@ -90,53 +61,16 @@ pub struct Store {
     changes: broadcast::Sender<Arc<Change>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
-    version: u64,
-    /// Changes up to and including this version are no longer in `history`.
-    compacted: u64,
-    capacity: usize,
-    history: VecDeque<Arc<Change>>,
+    history: History,
     objects: BTreeMap<&'static str, Objects>,
-}
-
-impl Inner {
-    fn record(&mut self, change: Arc<Change>) {
-        self.history.push_back(change);
-        self.trim();
-    }
-
-    fn trim(&mut self) {
-        while self.history.len() > self.capacity {
-            if let Some(oldest) = self.history.pop_front() {
-                self.compacted = oldest.version;
-            }
-        }
-    }
-
-    fn check(&self, version: u64) -> Result<(), Missing> {
-        if version < self.compacted {
-            Err(Missing::Compacted)
-        } else if version > self.version {
-            Err(Missing::Ahead {
-                current: self.version,
-            })
-        } else {
-            Ok(())
-        }
-    }
 }
 
 impl Default for Store {
     fn default() -> Self {
         Self {
-            inner: Mutex::new(Inner {
-                version: 1,
-                compacted: 0,
-                capacity: DEFAULT_HISTORY,
-                history: VecDeque::new(),
-                objects: BTreeMap::new(),
-            }),
+            inner: Mutex::default(),
             changes: broadcast::Sender::new(WATCH_BUFFER),
         }
     }
@@ -151,21 +85,17 @@ impl Store {
 
     /// The newest version: that of the last write.
     pub fn version(&self) -> u64 {
-        self.lock().version
+        self.lock().history.version()
     }
 
     /// Forgets the history: older versions can no longer be watched from or listed at.
     pub fn compact(&self) {
-        let mut inner = self.lock();
-        inner.history.clear();
-        inner.compacted = inner.version;
+        self.lock().history.compact();
     }
 
     /// Bounds the history to so many changes, from now on.
     pub fn set_history(&self, changes: usize) {
-        let mut inner = self.lock();
-        inner.capacity = changes;
-        inner.trim();
+        self.lock().history.set_capacity(changes);
     }
 
     /// An object by kind (as [`kinds::by_name`] takes it), namespace and name.
@@ -185,22 +115,9 @@ impl Store {
     /// [`Missing`] where the history does not reach that version.
     pub fn snapshot(&self, kind: &Kind, at: Option<u64>) -> Result<(u64, Objects), Missing> {
         let inner = self.lock();
-        let version = at.unwrap_or(inner.version);
-        inner.check(version)?;
+        let version = at.unwrap_or(inner.history.version());
         let mut objects = inner.objects.get(kind.plural).cloned().unwrap_or_default();
-        for change in inner
-            .history
-            .iter()
-            .rev()
-            .take_while(|c| c.version > version)
-        {
-            if change.kind.plural == kind.plural {
-                match &change.before {
-                    Some(before) => objects.insert(change.key.clone(), Arc::clone(before)),
-                    None => objects.remove(&change.key),
-                };
-            }
-        }
+        inner.history.rewind(kind, version, &mut objects)?;
         Ok((version, objects))
     }
 
@@ -215,7 +132,7 @@ impl Store {
             initial: Vec::new(),
             backlog: Vec::new(),
             changes: self.changes.subscribe(),
-            version: inner.version,
+            version: inner.history.version(),
         };
         match start {
             Start::Now => {}
@@ -226,11 +143,7 @@ impl Store {
                     .flat_map(|o| o.values().cloned())
                     .collect();
             }
-            Start::After(version) if version < inner.compacted => return Err(Missing::Compacted),
-            Start::After(version) => {
-                let newer = inner.history.iter().filter(|c| c.version > version);
-                subscription.backlog = newer.cloned().collect();
-            }
+            Start::After(version) => subscription.backlog = inner.history.after(version)?,
         }
         Ok(subscription)
     }
@@ -253,7 +166,7 @@ impl Store {
             .get(kind.plural)
             .and_then(|o| o.get(key))
             .cloned();
-        let version = inner.version + 1;
+        let version = inner.history.version() + 1;
         let after = match (decide(before.as_deref(), version)?, &before) {
             (Next::Put(next), Some(before))
                 if object::without_version(&next) == object::without_version(before) =>
@@ -276,7 +189,6 @@ impl Store {
                 Arc::new(object::with_version(&last, version))
             }
         };
-        inner.version = version;
         let change = Arc::new(Change {
             version,
             kind,
@@ -284,7 +196,7 @@ impl Store {
             before,
             after,
         });
-        inner.record(Arc::clone(&change));
+        inner.history.record(Arc::clone(&change));
         // Sent under the lock so that every receiver sees versions in order; that nobody
         // watches is no error.
         let _ = self.changes.send(change);

@@ -13,12 +13,13 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::Shared;
 use super::faults::End;
+use super::history::Change;
 use super::kinds::Kind;
 use super::negotiate::Form;
 use super::object;
 use super::params::Params;
 use super::status::Status;
-use super::store::{Change, Start, Subscription};
+use super::store::{Start, Subscription};
 use super::table::{self, Style};
 
 /// How long a watch lasts where the client names no limit: the real server's least time

@@ -1,5 +1,7 @@
 //! The columns of nodes.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -71,7 +73,14 @@ fn roles(node: &Value) -> Value {
             .filter(|r| !r.is_empty())
             .map(str::to_owned)
     };
-    joined(labels.into_iter().flatten().filter_map(role))
+    // A role may be told by both kinds of label.
+    joined(
+        labels
+            .into_iter()
+            .flatten()
+            .filter_map(role)
+            .collect::<BTreeSet<_>>(),
+    )
 }
 
 fn address(node: &Value, wanted: &str) -> Value {
@@ -87,7 +96,8 @@ mod tests {
     #[test]
     fn a_cordoned_node_with_a_role() {
         let node = json!({
-            "metadata": {"name": "n1", "labels": {"node-role.kubernetes.io/agent": ""}},
+            "metadata": {"name": "n1", "labels": {"node-role.kubernetes.io/agent": "",
+                                                 "kubernetes.io/role": "agent"}},
             "spec": {"unschedulable": true},
             "status": {"conditions": [{"type": "Ready", "status": "True"}],
                        "addresses": [{"type": "InternalIP", "address": "10.224.0.4"}],
