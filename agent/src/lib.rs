@@ -7,6 +7,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod datapath;
+pub mod engine;
 pub mod flow;
 pub mod insight;
 pub mod node;

@@ -1,2 +1,84 @@
-//! x
-fn main() {}
+//! What a developer of nodescope runs: set-up, lab, tests, lint.
+
+mod lab;
+mod lint;
+mod setup;
+mod shell;
+mod test;
+// build.rs of the agent compiles with this; here it says whether anything is missing for that.
+#[path = "../../agent/build/toolchain.rs"]
+mod toolchain;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Set-up, lab and tests of nodescope
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Xtask {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building and testing need (Debian or Ubuntu, as root)
+    Setup,
+    /// Build the agent, with the eBPF object inside, and the lab
+    Build,
+    /// Start a two-node cluster of network namespaces and show its traffic, or run a nodescope
+    /// command against it
+    #[command(
+        override_usage = "cargo xtask lab [--for TIME] [OPTIONS OF THE LAB]\n       \
+                                cargo xtask lab -- COMMAND [ARGUMENTS]"
+    )]
+    Lab {
+        /// Options of the lab such as `--for 30s`, or `--` and a nodescope command
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "ARGUMENT"
+        )]
+        arguments: Vec<OsString>,
+    },
+    /// Run the unit tests and the end-to-end tests (as root)
+    Test {
+        /// Run only tests whose name contains this; what follows `--` goes to the test program
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "FILTER"
+        )]
+        arguments: Vec<OsString>,
+    },
+    /// Check format and lints of both sides
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Xtask::parse().task {
+        Task::Setup => setup::run(),
+        Task::Build => workspace::build().map(drop),
+        Task::Lab { .. } => lab::run(&verbatim("lab")),
+        Task::Test { .. } => test::run(&verbatim("test")),
+        Task::Lint => lint::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What follows the task's name on the command line, a leading `--` too, which clap takes away.
+fn verbatim(task: &str) -> Vec<OsString> {
+    std::env::args_os()
+        .skip_while(|argument| argument != task)
+        .skip(1)
+        .collect()
+}

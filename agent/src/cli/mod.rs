@@ -1,1 +1,70 @@
 //! The commands, a file each.
+
+mod agent;
+pub mod check;
+mod completion;
+mod failure;
+mod filters;
+mod input;
+mod live;
+mod node;
+mod observe;
+mod output;
+mod row;
+mod servers;
+mod table;
+mod time;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use failure::{is_closed_pipe, tell};
+
+/// See what a Kubernetes node does with packets.
+#[derive(Debug, Parser)]
+#[command(name = "nodescope", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent of this node
+    Agent(Box<crate::config::AgentArgs>),
+    /// Say what is as it should be and what is not
+    Check(check::Args),
+    /// Show flows: the last ones, live ones, or those of a flow log
+    Observe(Box<observe::Args>),
+    /// Show the node behind an agent: network model, interfaces, pods on them, attach state
+    Node(node::Args),
+    /// Print the completion script of a shell
+    Completion(completion::Args),
+}
+
+impl Command {
+    /// Does it; the exit code is 0, or 1 when something was found wanting.
+    ///
+    /// # Errors
+    /// When it cannot be done; the text names the thing at fault and the mend.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Agent(args) => agent::run(*args),
+            Self::Check(args) => check::run(&args),
+            Self::Observe(args) => block_on(observe::run(*args)),
+            Self::Node(args) => block_on(node::run(args)),
+            Self::Completion(args) => completion::run(&args),
+        }
+    }
+}
+
+/// One thread is enough to print what others send.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(work)
+}

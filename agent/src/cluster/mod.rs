@@ -1,1 +1,25 @@
-//! The Kubernetes API as an inventory: address → identity, services, endpoints.
+//! The Kubernetes API as an inventory: address → identity, services and their backends.
+//!
+//! [`start`] watches the API and keeps an immutable [`Inventory`] up to date; [`name`] puts its
+//! knowledge into a flow. Everything works without any API, with less to say.
+
+mod addresses;
+mod classify;
+mod config;
+mod inventory;
+mod local;
+mod naming;
+mod nodes;
+mod services;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod trim;
+mod watch;
+
+pub use config::{Config, Error, Kubeconfig, Overrides};
+pub use inventory::{Inventory, is_platform};
+pub use local::Local;
+pub use naming::name;
+pub use services::{Backend, Service, ServicePort};
+pub use watch::{Cluster, KINDS, WatchErrors, start};

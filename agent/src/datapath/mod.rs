@@ -1,1 +1,337 @@
 //! Everything that touches aya: load, attach, drain, events.
+
+mod attach;
+mod batch;
+pub mod btf;
+mod events;
+mod pods;
+mod preflight;
+
+use std::io;
+use std::os::fd::AsFd;
+
+use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, PerCpuHashMap};
+use aya::programs::SchedClassifier;
+use nodescope_ebpf::{Counter, EventKind, HopKey, HopRecord, NatRecord, Reason, UnattributedKey};
+
+pub use attach::{Ingress, Method};
+pub use events::Events;
+pub use preflight::{PreflightItem, Verdict, preflight};
+
+use pods::{CounterPod, Key, NatValue, OffsetsPod, Record, UnattributedPod};
+
+/// Why the kernel side does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The object or one of its programs was refused.
+    #[error(
+        "the kernel refused the eBPF programs: {0} (the agent needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; `nodescope check --preflight` says which is missing)"
+    )]
+    Load(String),
+    /// A program or map is not in the object: the binary is not of one piece.
+    #[error("the eBPF object has no `{0}`: rebuild nodescope")]
+    Incomplete(&'static str),
+    /// An interface refused a program.
+    #[error("cannot attach to interface {interface}: {source}")]
+    Attach {
+        /// Its name.
+        interface: String,
+        /// Why.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A map operation failed.
+    #[error("reading the map {map}: {source}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What to load.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Connections at a time; each has a record at every hook that it passes.
+    pub max_connections: u32,
+    /// Read translations from `skb->_nfct`.
+    pub nat: bool,
+}
+
+/// Hooks that a connection passes on one node at the most in the usual models: two pods and a
+/// bridge both ways, or a pod, a bridge and an uplink.
+pub const HOPS_PER_CONNECTION: u32 = 4;
+
+const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodescope-ebpf.o"));
+const PROGRAMS: [&str; 3] = ["port_ingress", "host_ingress", "egress"];
+const HOPS: &str = "HOPS";
+const NAT: &str = "NAT";
+const UNATTRIBUTED: &str = "UNATTRIBUTED";
+const UNPLACED: &str = "UNPLACED";
+const LOST: &str = "LOST";
+/// Entries of a batch look-up: half a megabyte of buffer.
+const BATCH: usize = 4096;
+
+/// The kernel side, loaded.
+pub struct Datapath {
+    ebpf: aya::Ebpf,
+    attached: attach::Attached,
+    hops: MapData,
+    nat: BpfHashMap<MapData, Key, NatValue>,
+    unattributed: PerCpuHashMap<MapData, UnattributedPod, CounterPod>,
+    unplaced: PerCpuArray<MapData, CounterPod>,
+    lost: PerCpuArray<MapData, u64>,
+    batches: batch::Batches<Key, Record>,
+    /// Why translations are not read from packets, when they are not.
+    nat_off: Option<String>,
+    capacity: u32,
+}
+
+impl Datapath {
+    /// Loads programs and maps; nothing is attached yet.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses them.
+    pub fn load(settings: &Settings) -> Result<Self, Error> {
+        lift_memlock();
+        let (offsets, nat_off) = if settings.nat {
+            match btf::Btf::running().and_then(|btf| btf.conntrack()) {
+                Ok(offsets) => (offsets, None),
+                Err(error) => (nodescope_ebpf::Offsets::default(), Some(error.to_string())),
+            }
+        } else {
+            let off = "switched off by --nat-source".to_owned();
+            (nodescope_ebpf::Offsets::default(), Some(off))
+        };
+        let offsets = OffsetsPod(offsets);
+        let capacity = settings.max_connections.saturating_mul(HOPS_PER_CONNECTION);
+        let mut ebpf = aya::EbpfLoader::new()
+            // Without relocations against the kernel's types its BTF need not be parsed.
+            .btf(None)
+            .override_global("OFFSETS", &offsets, true)
+            .map_max_entries(HOPS, capacity)
+            .map_max_entries(NAT, capacity / 2)
+            .load(OBJECT)
+            .map_err(|error| Error::Load(chain(&error)))?;
+        for name in PROGRAMS {
+            let program: &mut SchedClassifier = ebpf
+                .program_mut(name)
+                .ok_or(Error::Incomplete(name))?
+                .try_into()
+                .map_err(|error| Error::Load(chain(&error)))?;
+            program.load().map_err(|error| Error::Load(chain(&error)))?;
+        }
+        let hops = match ebpf.take_map(HOPS) {
+            Some(aya::maps::Map::HashMap(data)) => data,
+            _ => return Err(Error::Incomplete(HOPS)),
+        };
+        Ok(Self {
+            attached: attach::Attached::new(Method::of_this_kernel()),
+            hops,
+            nat: typed(&mut ebpf, NAT)?,
+            unattributed: typed(&mut ebpf, UNATTRIBUTED)?,
+            unplaced: typed(&mut ebpf, UNPLACED)?,
+            lost: typed(&mut ebpf, LOST)?,
+            batches: batch::Batches::new(BATCH),
+            nat_off,
+            capacity,
+            ebpf,
+        })
+    }
+
+    /// Why translations are not read from packets; `None` when they are.
+    pub fn nat_off(&self) -> Option<&str> {
+        self.nat_off.as_deref()
+    }
+
+    /// Entries that the table of hop records holds at most.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// How programs hang on interfaces.
+    pub fn method(&self) -> Method {
+        self.attached.method()
+    }
+
+    /// Hangs both hooks on an interface; nothing happens when they are there.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses; then neither hook is left.
+    pub fn attach(&mut self, ifindex: u32, name: &str, ingress: Ingress) -> Result<(), Error> {
+        self.attached.attach(&mut self.ebpf, ifindex, name, ingress)
+    }
+
+    /// Takes the hooks off an interface.
+    pub fn detach(&mut self, ifindex: u32) {
+        self.attached.detach(&mut self.ebpf, ifindex);
+    }
+
+    /// Interfaces that have hooks, by index.
+    pub fn interfaces(&self) -> Vec<u32> {
+        self.attached.interfaces()
+    }
+
+    /// Shows every record.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the look-up.
+    pub fn for_each(&mut self, mut see: impl FnMut(&HopKey, &HopRecord)) -> Result<(), Error> {
+        self.batches
+            .for_each(self.hops.fd().as_fd(), |key, record| see(&key.0, &record.0))
+            .map_err(|source| Error::Map { map: HOPS, source })
+    }
+
+    /// One record.
+    pub fn hop(&self, key: &HopKey) -> Option<HopRecord> {
+        batch::get::<Key, Record>(self.hops.fd().as_fd(), &Key(*key))
+            .ok()
+            .flatten()
+            .map(|record| record.0)
+    }
+
+    /// The conntrack tuples of a record that says it is translated.
+    pub fn nat(&self, key: &HopKey) -> Option<NatRecord> {
+        self.nat.get(&Key(*key), 0).ok().map(|value| value.0)
+    }
+
+    /// Takes a record out and gives its last state.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn take(&mut self, key: &HopKey) -> Result<Option<HopRecord>, Error> {
+        let taken = batch::take::<Key, Record>(self.hops.fd().as_fd(), &Key(*key))
+            .map_err(|source| Error::Map { map: HOPS, source })?;
+        // Not there for most: only translated ones have one.
+        let _ = self.nat.remove(&Key(*key));
+        Ok(taken.map(|record| record.0))
+    }
+
+    /// Packets in no record, by hook and reason: sums over all CPUs, since the load.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the look-up.
+    pub fn unattributed(&self) -> Result<Vec<(UnattributedKey, Counter)>, Error> {
+        let failed = |error: aya::maps::MapError| Error::Map {
+            map: UNATTRIBUTED,
+            source: io::Error::other(error),
+        };
+        let mut found = Vec::new();
+        for entry in self.unattributed.iter() {
+            let (key, values) = entry.map_err(failed)?;
+            found.push((key.0, sum(values.iter())));
+        }
+        for reason in Reason::ALL {
+            let values = self.unplaced.get(&(reason as u32), 0).map_err(failed)?;
+            let counter = sum(values.iter());
+            if counter != Counter::default() {
+                let key = UnattributedKey {
+                    reason: reason as u8,
+                    ..UnattributedKey::default()
+                };
+                found.push((key, counter));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Forgets the unattributed counters of an interface that is gone.
+    pub fn forget(&mut self, ifindex: u32) {
+        for egress in [0, 1] {
+            for reason in Reason::ALL {
+                let key = UnattributedKey {
+                    ifindex,
+                    egress,
+                    reason: reason as u8,
+                    reserved: 0,
+                };
+                // Most are not there.
+                let _ = self.unattributed.remove(&UnattributedPod(key));
+            }
+        }
+    }
+
+    /// Events that found the ring full, by [`EventKind`].
+    pub fn lost(&self) -> [u64; EventKind::COUNT as usize] {
+        std::array::from_fn(|kind| {
+            self.lost
+                .get(&(kind as u32), 0)
+                .map_or(0, |values| values.iter().sum())
+        })
+    }
+
+    /// The event ring; it can be taken once.
+    ///
+    /// # Errors
+    ///
+    /// It was taken, or cannot be mapped.
+    pub fn events(&mut self) -> Result<Events, Error> {
+        Events::take(&mut self.ebpf)
+    }
+
+    /// Passes the kernel side's own log lines to this process's log, until the task is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The ring of the log cannot be opened.
+    pub fn forward_log(&mut self) -> Result<tokio::task::JoinHandle<()>, Error> {
+        let logger = aya_log::EbpfLogger::init(&mut self.ebpf)
+            .map_err(|error| Error::Load(chain(&error)))?;
+        let readable = tokio::io::Interest::READABLE;
+        // SAFETY: the logger owns its ring's descriptor and keeps it open for as long as it lives.
+        let mut logger =
+            unsafe { tokio::io::unix::AsyncFd::register_with_interest(logger, readable) }
+                .map_err(|error| Error::Load(error.to_string()))?;
+        Ok(tokio::spawn(async move {
+            while let Ok(mut guard) = logger.readable_mut().await {
+                guard.get_inner_mut().flush();
+                guard.clear_ready();
+            }
+        }))
+    }
+}
+
+fn typed<M: TryFrom<aya::maps::Map>>(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<M, Error> {
+    let map = ebpf.take_map(name).ok_or(Error::Incomplete(name))?;
+    M::try_from(map).map_err(|_| Error::Incomplete(name))
+}
+
+fn sum<'a>(values: impl Iterator<Item = &'a CounterPod>) -> Counter {
+    values.fold(Counter::default(), |mut sum, value| {
+        sum.packets += value.0.packets;
+        sum.bytes += value.0.bytes;
+        sum
+    })
+}
+
+/// An error with everything beneath it: the verifier's words are at the bottom.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(inner) = next {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        next = inner.source();
+    }
+    text
+}
+
+/// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK; later ones ignore it.
+fn lift_memlock() {
+    let unlimited = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the structure is valid for the call, which reads it only.
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } != 0 {
+        tracing::debug!("RLIMIT_MEMLOCK stays as it is");
+    }
+}

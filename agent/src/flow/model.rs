@@ -56,13 +56,21 @@ pub struct Tuple {
 impl Tuple {
     /// The tuple of the answer.
     pub fn reversed(self) -> Self {
-        Self { source: self.destination, destination: self.source, ..self }
+        Self {
+            source: self.destination,
+            destination: self.source,
+            ..self
+        }
     }
 }
 
 impl std::fmt::Display for Tuple {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} -> {}", self.protocol, self.source, self.destination)
+        write!(
+            f,
+            "{} {} -> {}",
+            self.protocol, self.source, self.destination
+        )
     }
 }
 

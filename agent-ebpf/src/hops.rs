@@ -1,0 +1,276 @@
+//! Counting a packet under its conversation at this interface.
+
+use core::arch::asm;
+
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, programs::TcContext};
+use aya_log_ebpf::debug;
+use nodescope_ebpf::{
+    Counter, EventKind, HopKey, HopRecord, NatState, Reason, UnattributedKey,
+    packet::{Echo, parse, tcp_flag},
+};
+
+use crate::{
+    events::tell,
+    frame::Bytes,
+    maps::{HOPS, UNATTRIBUTED, UNPLACED},
+    nat,
+};
+
+/// What the records and counters need of an skb besides its bytes.
+#[derive(Clone, Copy)]
+struct Skb {
+    ifindex: u32,
+    /// `gso_segs`: 0 or 1 for a packet that offload did not join.
+    segments: u32,
+    /// `len`: the whole frame in bytes.
+    length: u32,
+}
+
+impl Skb {
+    /// Whether it stands for several packets on the wire.
+    #[inline(always)]
+    fn offloaded(self) -> bool {
+        self.segments > 1
+    }
+
+    #[inline(always)]
+    fn of(ctx: &TcContext) -> Self {
+        let skb = ctx.skb.skb;
+        // SAFETY: the context is valid for the whole run of the program.
+        unsafe {
+            Self {
+                ifindex: (*skb).ifindex,
+                segments: (*skb).gso_segs,
+                length: (*skb).len,
+            }
+        }
+    }
+}
+
+/// Counts one packet. `EGRESS`: the hook; `HOST`: frames for other hosts are not the node's.
+#[inline(always)]
+pub fn account<const EGRESS: bool, const HOST: bool>(ctx: &TcContext) {
+    let skb = Skb::of(ctx);
+    // SAFETY: as in `Skb::of`.
+    if HOST && unsafe { (*ctx.skb.skb).pkt_type } == PACKET_OTHERHOST {
+        unattributed(
+            ctx,
+            hook(skb.ifindex, EGRESS, Reason::OtherHost),
+            1,
+            skb.length,
+        );
+        return;
+    }
+    if let Err(reason) = attribute::<EGRESS>(ctx, skb) {
+        unattributed(ctx, hook(skb.ifindex, EGRESS, reason), 1, skb.length);
+    }
+}
+
+/// Adds a frame to its record.
+#[inline(always)]
+fn attribute<const EGRESS: bool>(ctx: &TcContext, skb: Skb) -> Result<(), Reason> {
+    let packet = parse(&Bytes::of(ctx), skb.length as usize, skb.offloaded())?;
+    let (key, forward) = packet.key(skb.ifindex, EGRESS);
+    let record = match HOPS.get_ptr_mut(&key) {
+        Some(record) => record,
+        None => {
+            // A SYN+ACK or an echo reply is an answer: the one who gets it opened.
+            const ANSWER: u8 = tcp_flag::SYN | tcp_flag::ACK;
+            let answer = packet.flags & ANSWER == ANSWER || packet.echo == Echo::Reply;
+            open(&key, u32::from(forward == answer));
+            HOPS.get_ptr_mut(&key).ok_or(Reason::TableFull)?
+        }
+    };
+    let mut packets = 1;
+    if skb.offloaded() {
+        // The interface counts the skb; the record counts what it is on the wire.
+        packets = u64::from(skb.segments);
+        unattributed(
+            ctx,
+            hook(skb.ifindex, EGRESS, Reason::Offload),
+            skb.segments - 1,
+            0,
+        );
+    }
+    // SAFETY: the record comes from the map, whose elements stay valid for this run; fields
+    // that several CPUs write are atomic, or single bytes that a later packet corrects.
+    unsafe {
+        let counter = if forward {
+            &raw mut (*record).ab
+        } else {
+            &raw mut (*record).ba
+        };
+        atomic_add(&raw mut (*counter).packets, packets);
+        atomic_add(&raw mut (*counter).bytes, u64::from(skb.length));
+
+        if packet.flags != 0 {
+            let seen = if forward {
+                &raw mut (*record).ab_flags
+            } else {
+                &raw mut (*record).ba_flags
+            };
+            if packet.flags & (!*seen | tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) != 0 {
+                tcp(&key, record, u32::from(forward), packet.flags);
+            }
+        } else if packet.echo != Echo::No {
+            echo(record, packet.echo);
+        }
+        if EGRESS && (*record).nat == NatState::Unknown as u8 {
+            nat::resolve(ctx, &key, record, u32::from(forward));
+        }
+    }
+    Ok(())
+}
+
+/// Makes a record; the caller looks whether it is there.
+#[inline(never)]
+fn open(key: &HopKey, opener: u32) {
+    let fresh = HopRecord {
+        // SAFETY: a plain helper call.
+        first_ns: unsafe { bpf_ktime_get_ns() },
+        opener: opener as u8,
+        ..HopRecord::default()
+    };
+    // A failure is a full table, or another CPU that was first and told of it.
+    if HOPS.insert(key, fresh, u64::from(BPF_NOEXIST)).is_ok() {
+        tell(key, EventKind::Open);
+    }
+}
+
+/// `PACKET_OTHERHOST` (uapi linux/if_packet.h).
+const PACKET_OTHERHOST: u32 = 3;
+
+/// Adds to a counter that other CPUs add to as well. The bpf target has no compare-and-swap in
+/// its base set and so core offers no atomics for it; this instruction every kernel has.
+///
+/// # Safety
+///
+/// `counter` points into a map's value and is aligned to 8.
+#[inline(always)]
+unsafe fn atomic_add(counter: *mut u64, more: u64) {
+    // SAFETY: the caller's promise; nothing but the addition happens.
+    unsafe {
+        asm!("lock *(u64 *)({counter} + 0) += {more}", counter = in(reg) counter, more = in(reg) more);
+    }
+}
+
+/// The packets of a TCP connection that change its state.
+///
+/// # Safety
+///
+/// `record` points into the map.
+#[inline(never)]
+unsafe fn tcp(key: &HopKey, record: *mut HopRecord, forward: u32, flags: u8) {
+    let forward = forward != 0;
+    // SAFETY: the caller's promise.
+    unsafe {
+        if flags & tcp_flag::SYN != 0 {
+            let now = bpf_ktime_get_ns();
+            if flags & tcp_flag::ACK != 0 {
+                if (*record).answer_ns == 0 {
+                    (*record).answer_ns = now;
+                }
+            } else {
+                let ended =
+                    (*record).ab_fin | (*record).ba_fin | (*record).ab_rst | (*record).ba_rst;
+                if ended != 0 {
+                    // The port is used anew: the translation may be another one.
+                    (*record).ab_fin = 0;
+                    (*record).ba_fin = 0;
+                    (*record).ab_rst = 0;
+                    (*record).ba_rst = 0;
+                    (*record).ab_flags = 0;
+                    (*record).ba_flags = 0;
+                    (*record).answer_ns = 0;
+                    (*record).request_ns = 0;
+                    (*record).nat = NatState::Unknown as u8;
+                    (*record).nat_tries = 0;
+                    (*record).opener = u8::from(!forward);
+                    (*record).incarnation = (*record).incarnation.wrapping_add(1);
+                    tell(key, EventKind::Open);
+                }
+                if (*record).request_ns == 0 {
+                    (*record).request_ns = now;
+                }
+            }
+        }
+        let ending = flags & (tcp_flag::FIN | tcp_flag::RST) != 0;
+        if ending {
+            let (fin, rst) = if forward {
+                (&raw mut (*record).ab_fin, &raw mut (*record).ab_rst)
+            } else {
+                (&raw mut (*record).ba_fin, &raw mut (*record).ba_rst)
+            };
+            let known = *fin | *rst;
+            if flags & tcp_flag::FIN != 0 {
+                *fin = 1;
+            }
+            if flags & tcp_flag::RST != 0 {
+                *rst = 1;
+            }
+            if known == 0 {
+                tell(key, EventKind::Ending);
+            }
+        }
+        let seen = if forward {
+            &raw mut (*record).ab_flags
+        } else {
+            &raw mut (*record).ba_flags
+        };
+        *seen |= flags;
+    }
+}
+
+/// Times of an echo and its answer.
+///
+/// # Safety
+///
+/// `record` points into the map.
+#[inline(always)]
+unsafe fn echo(record: *mut HopRecord, echo: Echo) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let now = bpf_ktime_get_ns();
+        if echo == Echo::Request {
+            (*record).request_ns = now;
+            (*record).answer_ns = 0;
+        } else if (*record).answer_ns == 0 {
+            (*record).answer_ns = now;
+        }
+    }
+}
+
+/// A hook and a reason as one word, because a function of the kernel side takes five at most.
+#[inline(always)]
+fn hook(ifindex: u32, egress: bool, reason: Reason) -> u64 {
+    u64::from(ifindex) | u64::from(egress) << 32 | (reason as u64) << 40
+}
+
+/// Counts what no record takes: skbs and bytes as the interface counts them.
+#[inline(never)]
+fn unattributed(ctx: &TcContext, hook: u64, packets: u32, bytes: u32) {
+    let reason = (hook >> 40) as u8;
+    let key = UnattributedKey {
+        ifindex: hook as u32,
+        egress: (hook >> 32) as u8,
+        reason,
+        reserved: 0,
+    };
+    let mut counter = UNATTRIBUTED.get_ptr_mut(key);
+    if counter.is_none() {
+        debug!(
+            ctx,
+            "interface {}: first packet in no record, reason {}", key.ifindex, reason
+        );
+        // Another CPU may have been first, which is as good.
+        let _ = UNATTRIBUTED.insert(key, Counter::default(), u64::from(BPF_NOEXIST));
+        counter = UNATTRIBUTED.get_ptr_mut(key);
+    }
+    if let Some(counter) = counter.or_else(|| UNPLACED.get_ptr_mut(u32::from(reason))) {
+        // SAFETY: this CPU's element of a per-CPU map, which nothing else writes meanwhile.
+        unsafe {
+            (*counter).packets += u64::from(packets);
+            (*counter).bytes += u64::from(bytes);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The maps, by the names under which the agent finds them.
+
+use crate::nat::KernelTupleHash;
+use aya_ebpf::{
+    Global,
+    macros::map,
+    maps::{HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+};
+use nodescope_ebpf::{Counter, EventKind, HopKey, HopRecord, NatRecord, Offsets, UnattributedKey};
+
+/// Conversations at interfaces. The agent sets the size before loading.
+#[map]
+pub static HOPS: HashMap<HopKey, HopRecord> = HashMap::with_max_entries(262_144, 0);
+
+/// Conntrack tuples of those that are translated, under the same key.
+#[map]
+pub static NAT: HashMap<HopKey, NatRecord> = HashMap::with_max_entries(131_072, 0);
+
+/// Packets in no record, by hook and reason.
+#[map]
+pub static UNATTRIBUTED: PerCpuHashMap<UnattributedKey, Counter> =
+    PerCpuHashMap::with_max_entries(16_384, 0);
+
+/// The same by reason alone, for the case that `UNATTRIBUTED` has no room for another hook.
+#[map]
+pub static UNPLACED: PerCpuArray<Counter> = PerCpuArray::with_max_entries(16, 0);
+
+/// Conversations that began, for the agent to look at now rather than at the next drain.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Events that found the ring full, by kind.
+#[map]
+pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(EventKind::COUNT, 0);
+
+/// Room for one conntrack entry while it is read: more than the stack has.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// See [`SCRATCH`].
+#[repr(C)]
+pub struct Scratch {
+    /// `nf_conn.tuplehash`.
+    pub tuples: [KernelTupleHash; 2],
+    /// What becomes of it.
+    pub record: NatRecord,
+}
+
+/// Where the running kernel keeps what [`crate::nat`] reads.
+#[unsafe(no_mangle)]
+pub static OFFSETS: Global<Offsets> = Global::new(Offsets {
+    nfct: 0,
+    tuplehash: 0,
+    status: 0,
+    zone: 0,
+    enabled: 0,
+});

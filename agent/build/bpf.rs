@@ -1,0 +1,76 @@
+//! Compiles agent-ebpf and leaves the object as `$OUT_DIR/nodescope-ebpf.o`, where the datapath
+//! room embeds it from.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use crate::toolchain::{Toolchain, target_args};
+
+/// Package and binary name of the kernel side.
+const NAME: &str = "nodescope-ebpf";
+
+/// Compiles the object and tells cargo when to do so again.
+pub fn compile() -> anyhow::Result<()> {
+    let manifest_dir = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let root = manifest_dir
+        .parent()
+        .context("the agent's crate is not inside a workspace")?;
+    let source = root.join("agent-ebpf");
+    for input in [&source, &root.join("Cargo.toml"), &root.join("Cargo.lock")] {
+        rerun_if_changed(input);
+    }
+    rerun_if_changed(&manifest_dir.join("build.rs"));
+    rerun_if_changed(&manifest_dir.join("build"));
+
+    let toolchain = Toolchain::find()?;
+    rerun_if_changed(&toolchain.linker);
+    rerun_if_changed(&toolchain.prefix.join("bin/rustc"));
+
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let endian = variable("CARGO_CFG_TARGET_ENDIAN")?;
+    let target = target_args(&endian);
+    // A target directory of its own: cargo holds the lock of the outer one while we run.
+    let target_dir = out.join("bpf");
+    let output = toolchain
+        .cargo(&variable("CARGO_CFG_TARGET_ARCH")?)
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            NAME,
+            "--bin",
+            NAME,
+        ])
+        .args(["--features", "bpf"])
+        .args(target)
+        .arg("--manifest-path")
+        .arg(source.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .output()
+        .with_context(|| format!("cannot run cargo of {}", toolchain.prefix.display()))?;
+    if !output.status.success() {
+        bail!(
+            "agent-ebpf does not compile with the Rust in {} and {}:\n{}",
+            toolchain.prefix.display(),
+            toolchain.linker.display(),
+            String::from_utf8_lossy(&output.stderr),
+        );
+    }
+
+    let object = target_dir.join(target[1]).join("release").join(NAME);
+    let copy = out.join(format!("{NAME}.o"));
+    std::fs::copy(&object, &copy)
+        .with_context(|| format!("cannot copy {} to {}", object.display(), copy.display()))?;
+    Ok(())
+}
+
+fn rerun_if_changed(path: &Path) {
+    println!("cargo::rerun-if-changed={}", path.display());
+}
+
+fn variable(name: &str) -> anyhow::Result<String> {
+    std::env::var(name).with_context(|| format!("cargo did not set {name}"))
+}

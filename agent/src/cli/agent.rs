@@ -1,0 +1,301 @@
+//! `nodescope agent`: the rooms, wired. What the kernel saw becomes flows, the cluster names
+//! them, and every sink gets the same record.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::cluster::{self, Inventory, Local};
+use crate::config::{AgentArgs, Config, KubeSource, LogFormat, LogTarget, MetricLabel, NatSource};
+use crate::engine::{Engine, Intervals, Settings, Status};
+use crate::flow::{Flow, Timeouts};
+use crate::node::{self, InterfaceFilter, NodeView};
+use crate::sink::describe::{Describer, NodeFacts};
+use crate::sink::log::FlowLog;
+use crate::sink::observer::{self, Observer};
+use crate::sink::prometheus::{FlowLabel, FlowLabels, Metrics, Options, Sources};
+use crate::{datapath, engine, sink};
+
+/// How often the kernel's table is drained: what a flow can be late by when its event was lost.
+const DRAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// When the configuration is wrong, or something without which it cannot run is missing.
+pub fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
+    let config = match Config::load(args) {
+        Ok(config) => config,
+        Err(error) => {
+            super::tell(&error);
+            return Ok(ExitCode::from(2));
+        }
+    };
+    log_to_stderr(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(agent(config));
+    // A disk or a peer that hangs must not keep a stopped agent alive.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// The agent's own log. The libraries beneath speak up at the level of failures only: what
+/// matters of them the rooms say themselves, once per change.
+fn log_to_stderr(config: &Config) {
+    let level = LevelFilter::from(config.log_level);
+    let filter = Targets::new()
+        .with_default(level)
+        .with_targets(QUIET.map(|target| (target, LevelFilter::ERROR.min(level))));
+    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let format = match config.log_format {
+        LogFormat::Text => format.with_ansi(false).boxed(),
+        LogFormat::Json => format.json().boxed(),
+    };
+    let result = tracing_subscriber::registry()
+        .with(format.with_filter(filter))
+        .try_init();
+    if let Err(error) = result {
+        super::tell(&format_args!("no log: {error}"));
+    }
+}
+
+/// Libraries that say the same as the rooms, at every attempt.
+const QUIET: [&str; 4] = ["kube_client", "kube_runtime", "hyper_util", "h2"];
+
+async fn agent(config: Config) -> anyhow::Result<()> {
+    let node: Arc<str> = Arc::from(config.node_name.as_str());
+    let stop = stop_on_signal()?;
+    let watch = node::watch()
+        .await
+        .context("following the interfaces of the node")?;
+    let filter = InterfaceFilter::new(&config.interfaces, &config.exclude_interfaces)?;
+    for glob in filter.unmatched(&watch.view()) {
+        tracing::warn!(%glob, "--interfaces matches no interface (yet): none of that name is seen");
+    }
+    let mut engine = Engine::load(settings(&config, &node, filter))?;
+    let _kernel_log = engine.datapath().forward_log()?;
+    let cluster = cluster::start(&cluster_config(&config)).await?;
+
+    let (status, statuses) = watch::channel(Arc::new(Status::default()));
+    let describer = Describer::new(
+        NodeFacts {
+            name: node.to_string(),
+            started: SystemTime::now(),
+            api: config.kube != KubeSource::None,
+            overrides: config.cidrs.clone(),
+        },
+        watch.subscribe(),
+        statuses.clone(),
+        cluster.shared(),
+        cluster.errors(),
+    );
+    let observer = Observer::new(
+        observer::Config {
+            node: node.to_string(),
+            address: String::new(),
+            capacity: observer::DEFAULT_CAPACITY,
+        },
+        move || describer.describe(),
+    );
+    let listener = observer::bind(&config.socket).await?;
+    let socket = config.socket.clone();
+    let served = observer.clone();
+    let mut over = stop.clone();
+    let api = tokio::spawn(async move {
+        let shutdown = async move {
+            let _ = over.wait_for(|stop| *stop).await;
+        };
+        if let Err(error) = observer::serve_unix(listener, &socket, served, shutdown).await {
+            tracing::error!(%error, "the local API ended");
+        }
+    });
+    let log = flow_log(&config)?;
+    let (log, writer) = log.unzip();
+    let metrics = Arc::new(Metrics::new(&metric_options(&config))?);
+    metrics
+        .own()
+        .set_build_info(env!("CARGO_PKG_VERSION"), &kernel_release());
+    let sources = Sources {
+        statuses: statuses.clone(),
+        inventory: cluster.shared(),
+        errors: cluster.errors(),
+        log: log.clone(),
+    };
+    tokio::spawn(sink::prometheus::feed(Arc::clone(&metrics), sources));
+    if let Some(address) = config.listen_metrics {
+        serve_metrics(address, Arc::clone(&metrics), statuses, stop.clone()).await?;
+    }
+
+    tracing::info!(node = %node, socket = %config.socket.display(), "observing");
+    let emit = emitter(
+        watch.subscribe(),
+        &config.node_name,
+        cluster.shared(),
+        observer,
+        log,
+        metrics,
+    );
+    let intervals = Intervals {
+        drain: DRAIN.min(config.flow_interval),
+        flow: config.flow_interval,
+    };
+    engine::run(engine, intervals, watch.subscribe(), status, stop, emit).await?;
+    tracing::info!("stopped");
+    if let Some(writer) = writer {
+        writer.finish().await;
+    }
+    api.abort();
+    let _ = std::fs::remove_file(&config.socket);
+    Ok(())
+}
+
+/// Names a flow and hands it to every sink.
+fn emitter(
+    mut nodes: watch::Receiver<Arc<NodeView>>,
+    name: &str,
+    inventory: Arc<ArcSwap<Inventory>>,
+    observer: Observer,
+    log: Option<FlowLog>,
+    metrics: Arc<Metrics>,
+) -> impl FnMut(Flow) + Send + use<> {
+    let name = name.to_owned();
+    let mut local = Local::new(&name, &nodes.borrow_and_update());
+    move |mut flow| {
+        if nodes.has_changed().unwrap_or(false) {
+            local = Local::new(&name, &nodes.borrow_and_update());
+        }
+        cluster::name(&mut flow, &inventory.load(), &local);
+        let flow = Arc::new(flow);
+        metrics.observe([&*flow]);
+        if let Some(log) = &log {
+            log.push([Arc::clone(&flow)]);
+        }
+        observer.push([flow]);
+    }
+}
+
+fn settings(config: &Config, node: &Arc<str>, filter: InterfaceFilter) -> Settings {
+    let nanos =
+        |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    Settings {
+        node: Arc::clone(node),
+        datapath: datapath::Settings {
+            max_connections: config.max_connections,
+            nat: matches!(config.nat_source, NatSource::Auto | NatSource::Skb),
+        },
+        filter,
+        timeouts: Timeouts {
+            tcp: nanos(config.idle_timeout.tcp),
+            other: nanos(config.idle_timeout.other),
+            ..Timeouts::default()
+        },
+    }
+}
+
+fn cluster_config(config: &Config) -> cluster::Config {
+    let kubeconfig = match &config.kube {
+        KubeSource::InCluster => cluster::Kubeconfig::InCluster,
+        KubeSource::Environment => cluster::Kubeconfig::discover(None),
+        KubeSource::File(path) => cluster::Kubeconfig::Path(path.clone()),
+        KubeSource::None => cluster::Kubeconfig::None,
+    };
+    cluster::Config {
+        kubeconfig,
+        node_name: config.node_name.clone(),
+        overrides: cluster::Overrides {
+            pod_cidrs: config.cidrs.pod.clone(),
+            node_cidrs: config.cidrs.node.clone(),
+            service_cidrs: config.cidrs.service.clone(),
+            probe_sources: config.probe_sources.clone(),
+        },
+    }
+}
+
+fn metric_options(config: &Config) -> Options {
+    let label = |label: &MetricLabel| match label {
+        MetricLabel::SourceNamespace => FlowLabel::SourceNamespace,
+        MetricLabel::SourceWorkload => FlowLabel::SourceWorkload,
+        MetricLabel::SourcePod => FlowLabel::SourcePod,
+        MetricLabel::DestinationNamespace => FlowLabel::DestinationNamespace,
+        MetricLabel::DestinationWorkload => FlowLabel::DestinationWorkload,
+        MetricLabel::DestinationPod => FlowLabel::DestinationPod,
+    };
+    Options {
+        labels: FlowLabels::new(config.metrics_labels.iter().map(label)),
+        max_series: usize::try_from(config.metrics_max_series).unwrap_or(usize::MAX),
+    }
+}
+
+/// Listens now, so that a taken address is an error at the start; serves until the stop.
+async fn serve_metrics(
+    address: std::net::SocketAddr,
+    metrics: Arc<Metrics>,
+    statuses: watch::Receiver<Arc<Status>>,
+    mut stop: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let listener = sink::prometheus::bind(address).await?;
+    let ready = move || {
+        let status = statuses.borrow();
+        if !status.started {
+            return Err("the kernel side is not attached yet".to_owned());
+        }
+        status
+            .interfaces
+            .iter()
+            .find_map(|one| one.attached.clone().err())
+            .map_or(Ok(()), Err)
+    };
+    tokio::spawn(async move {
+        let shutdown = async move {
+            let _ = stop.wait_for(|stop| *stop).await;
+        };
+        if let Err(error) = sink::prometheus::serve(listener, metrics, ready, shutdown).await {
+            tracing::error!(%error, "metrics are served no more");
+        }
+    });
+    Ok(())
+}
+
+fn kernel_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+fn flow_log(config: &Config) -> Result<Option<(FlowLog, sink::log::Writer)>, sink::log::Error> {
+    let Some(log) = &config.flow_log else {
+        return Ok(None);
+    };
+    let path = match &log.target {
+        LogTarget::Stdout => std::path::Path::new("-"),
+        LogTarget::File(path) => path,
+    };
+    FlowLog::open(path).map(Some)
+}
+
+/// Turns true at the first SIGTERM or SIGINT.
+fn stop_on_signal() -> anyhow::Result<watch::Receiver<bool>> {
+    let (sender, receiver) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        sender.send_replace(true);
+        // Kept until the end of the process: a closed channel would say the same by accident.
+        std::future::pending::<()>().await;
+    });
+    Ok(receiver)
+}

@@ -1,0 +1,173 @@
+//! How to reach the API, and what the configuration says in its stead.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use kube::config::{KubeConfigOptions, Kubeconfig as File};
+
+/// Where Azure's load balancer probes come from
+/// (<https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16>).
+pub(super) const AZURE_PLATFORM: IpAddr = IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16));
+
+/// Where the API is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Kubeconfig {
+    /// The service account of the pod that the agent runs in.
+    InCluster,
+    /// A kubeconfig file, or several joined by `:` as in `$KUBECONFIG`.
+    Path(PathBuf),
+    /// No API: names are addresses.
+    #[default]
+    None,
+}
+
+impl Kubeconfig {
+    /// `--kubeconfig` as given, else in-cluster, else `$KUBECONFIG`, else none.
+    pub fn discover(flag: Option<&str>) -> Self {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        match flag {
+            Some("none") => Self::None,
+            Some("in-cluster") => Self::InCluster,
+            Some(path) if !path.is_empty() => Self::Path(PathBuf::from(path)),
+            _ if set("KUBERNETES_SERVICE_HOST").is_some() => Self::InCluster,
+            _ => set("KUBECONFIG").map_or(Self::None, |path| Self::Path(PathBuf::from(path))),
+        }
+    }
+}
+
+/// What the configuration says instead of what is discovered; empty means: discover.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overrides {
+    /// Ranges that pods have their addresses from, instead of the nodes' `spec.podCIDRs`.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Ranges in which every address that is nothing else is a node.
+    pub node_cidrs: Vec<IpNet>,
+    /// Ranges of service addresses, known services or not.
+    pub service_cidrs: Vec<IpNet>,
+    /// Addresses that load-balancer probes come from.
+    pub probe_sources: Vec<IpAddr>,
+}
+
+impl Default for Overrides {
+    fn default() -> Self {
+        Self {
+            pod_cidrs: Vec::new(),
+            node_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
+            probe_sources: vec![AZURE_PLATFORM],
+        }
+    }
+}
+
+/// Configuration of the cluster room.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Where the API is.
+    pub kubeconfig: Kubeconfig,
+    /// Name of the node that the agent runs on.
+    pub node_name: String,
+    /// What is not to be discovered.
+    pub overrides: Overrides,
+}
+
+/// The API cannot be asked, whatever its state: the configuration has to be mended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that is not there, not readable or not a kubeconfig.
+    #[error(
+        "kubeconfig {path}: {reason} (give a readable kubeconfig with --kubeconfig, or `none` to run without the API)"
+    )]
+    Kubeconfig {
+        /// As configured.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The pod has no usable service account.
+    #[error(
+        "in-cluster service account: {0} (set automountServiceAccountToken, or run with --kubeconfig FILE or `none`)"
+    )]
+    InCluster(String),
+}
+
+impl Config {
+    /// A client for the API; `None` when there is to be none. Nothing is sent yet.
+    pub(super) async fn client(&self) -> Result<Option<kube::Client>, Error> {
+        let (mut config, path) = match &self.kubeconfig {
+            Kubeconfig::None => return Ok(None),
+            Kubeconfig::InCluster => {
+                let config = kube::Config::incluster();
+                (
+                    config.map_err(|error| Error::InCluster(reason(&error)))?,
+                    None,
+                )
+            }
+            Kubeconfig::Path(path) => (load(path).await?, Some(path)),
+        };
+        // The watchers retry, with their own pauses, and count what they had to retry.
+        config.default_retry = false;
+        // A watch is asked to end after 290 s; whoever is silent for longer is not there.
+        config.read_timeout = Some(std::time::Duration::from_secs(300));
+        config.reset_reader_on_write = true;
+        let client = kube::Client::try_from(config).map_err(|error| match path {
+            Some(path) => Error::Kubeconfig {
+                path: path.clone(),
+                reason: reason(&error),
+            },
+            None => Error::InCluster(reason(&error)),
+        })?;
+        Ok(Some(client))
+    }
+}
+
+async fn load(path: &PathBuf) -> Result<kube::Config, Error> {
+    let failed = |reason: String| Error::Kubeconfig {
+        path: path.clone(),
+        reason,
+    };
+    let mut merged: Option<File> = None;
+    for part in std::env::split_paths(path).filter(|part| !part.as_os_str().is_empty()) {
+        let text = std::fs::read_to_string(&part).map_err(|error| failed(error.to_string()))?;
+        // `read_from` makes the paths inside the file relative to the file, but says less when
+        // the file cannot be read.
+        let file = File::read_from(&part).map_err(|error| failed(reason(&error)))?;
+        if file.clusters.is_empty() && !text.contains("clusters") {
+            return Err(failed(
+                "it names no cluster, so it is no kubeconfig".to_owned(),
+            ));
+        }
+        merged = Some(match merged {
+            Some(before) => before.merge(file).map_err(|error| failed(reason(&error)))?,
+            None => file,
+        });
+    }
+    let merged = merged.ok_or_else(|| failed("the path is empty".to_owned()))?;
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(merged, &options).await;
+    config.map_err(|error| failed(reason(&error)))
+}
+
+/// The chain of causes on one line: the first line of each that says something new (those of
+/// YAML errors go on with an excerpt of the file).
+pub(super) fn reason(error: &dyn std::error::Error) -> String {
+    let first = |error: &dyn std::error::Error| {
+        error
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    let mut text = first(error);
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = first(inner);
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,160 @@
+//! The cluster at one instant, immutable: what the rest of the agent asks.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use ipnet::IpNet;
+
+use crate::flow::{Identity, Node, ObjectName, Pod, Protocol};
+
+use super::addresses::Addresses;
+use super::config::{AZURE_PLATFORM, Overrides};
+use super::nodes::Nodes;
+use super::services::{Backend, Service, Services};
+
+/// Instance metadata, of every large cloud.
+const METADATA: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
+
+/// Whether the address is one of the cloud platform's: 168.63.129.16 or 169.254.169.254.
+pub fn is_platform(ip: IpAddr) -> bool {
+    ip == AZURE_PLATFORM || ip == METADATA
+}
+
+/// Everything known of the cluster. Empty before the API has answered, and without one.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    pub(super) addresses: Arc<Addresses>,
+    pub(super) nodes: Arc<Nodes>,
+    pub(super) services: Arc<Services>,
+    pub(super) overrides: Arc<Overrides>,
+    /// Objects of each kind, in the order of [`super::KINDS`].
+    pub(super) counts: [usize; 4],
+    /// Whether the first full list of each kind has arrived.
+    pub(super) listed: [bool; 4],
+}
+
+impl Inventory {
+    /// One that knows what the configuration says, and nothing else.
+    pub fn new(overrides: Overrides) -> Self {
+        Self {
+            overrides: Arc::new(overrides),
+            ..Self::default()
+        }
+    }
+
+    /// Whose address it was at that time. Own addresses of the agent's node that the API does
+    /// not list are [`super::Local`]'s to know.
+    pub fn identify(&self, ip: IpAddr, at: SystemTime) -> Identity {
+        if is_platform(ip) {
+            return Identity::Platform;
+        }
+        if let Some(node) = self.nodes.at(ip) {
+            return Identity::Node(node.clone());
+        }
+        if let Some(pod) = self.addresses.holder(ip, at) {
+            return Identity::Pod(pod.clone());
+        }
+        if let Some(service) = self.services.of_ip(ip) {
+            return Identity::Service(service.clone());
+        }
+        if let Some(node) = self.nodes.of_gateway(ip) {
+            return Identity::Node(node.clone());
+        }
+        if self.is_pod_range(ip) {
+            return Identity::UnknownPod;
+        }
+        let within = |ranges: &[IpNet]| ranges.iter().any(|range| range.contains(&ip));
+        if within(&self.overrides.service_cidrs) {
+            // A service address that no service has.
+            return Identity::Unknown;
+        }
+        if within(&self.overrides.node_cidrs) {
+            let node = Node {
+                name: ip.to_string(),
+                ips: vec![ip],
+                ..Node::default()
+            };
+            return Identity::Node(Arc::new(node));
+        }
+        Identity::World
+    }
+
+    /// The pod that had the address at that time, if the API knows.
+    pub fn pod_at(&self, ip: IpAddr, at: SystemTime) -> Option<&Arc<Pod>> {
+        self.addresses.holder(ip, at)
+    }
+
+    /// The service that answers at this address and port: cluster IPs, load-balancer addresses,
+    /// external IPs, and node ports of every node.
+    pub fn service(&self, ip: IpAddr, port: u16, protocol: Protocol) -> Option<ObjectName> {
+        let own = self.services.at(ip, port, protocol);
+        let on_node = || {
+            self.nodes
+                .at(ip)
+                .and_then(|_| self.services.at_node_port(port, protocol))
+        };
+        own.or_else(on_node).cloned()
+    }
+
+    /// The service with this node port.
+    pub fn node_port(&self, port: u16, protocol: Protocol) -> Option<ObjectName> {
+        self.services.at_node_port(port, protocol).cloned()
+    }
+
+    /// The endpoints of a service, from its EndpointSlices.
+    pub fn service_backends(&self, service: &ObjectName) -> &[Backend] {
+        self.services.backends(service)
+    }
+
+    /// All services, sorted by name.
+    pub fn services(&self) -> &[Service] {
+        self.services.all()
+    }
+
+    /// Whether the address is a service's, or in a configured service range.
+    pub fn is_service_ip(&self, ip: IpAddr) -> bool {
+        self.services.of_ip(ip).is_some()
+            || self
+                .overrides
+                .service_cidrs
+                .iter()
+                .any(|range| range.contains(&ip))
+    }
+
+    /// Whether the address is in a range that pods have theirs from.
+    pub fn is_pod_range(&self, ip: IpAddr) -> bool {
+        match self.overrides.pod_cidrs.as_slice() {
+            [] => self.nodes.of_pod_ip(ip).is_some(),
+            ranges => ranges.iter().any(|range| range.contains(&ip)),
+        }
+    }
+
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
+        self.nodes.named(name)
+    }
+
+    /// The pod range of a node: from the API, else (where it is one range) from the configuration.
+    pub fn pod_cidr_of(&self, node: &str) -> Option<IpNet> {
+        let known = self
+            .node(node)
+            .and_then(|node| node.pod_cidrs.first().copied());
+        known.or_else(|| self.overrides.pod_cidrs.first().copied())
+    }
+
+    /// Whether load-balancer probes come from this address.
+    pub fn is_probe_source(&self, ip: IpAddr) -> bool {
+        self.overrides.probe_sources.contains(&ip)
+    }
+
+    /// How many objects of each kind are known.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, usize)> + use<> {
+        super::KINDS.into_iter().zip(self.counts)
+    }
+
+    /// Whether every kind has been listed in full once.
+    pub fn is_complete(&self) -> bool {
+        self.listed.iter().all(|listed| *listed)
+    }
+}

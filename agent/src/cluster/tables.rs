@@ -1,0 +1,190 @@
+//! The objects as last told by the API, and the inventory built from them.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::flow::{Node, ObjectName};
+
+use super::addresses::Addresses;
+use super::config::Overrides;
+use super::inventory::Inventory;
+use super::nodes::Nodes;
+use super::services::{Service, Services};
+use super::trim::{Named, PodRecord, SliceRecord};
+
+/// What a watch tells of one kind.
+#[derive(Clone, Debug)]
+pub(super) enum Change<T> {
+    /// A full list begins.
+    Begin,
+    /// An object of that list.
+    Listed(T),
+    /// The list is complete: what is not in it is gone.
+    Complete,
+    /// An object was added or changed.
+    Applied(T),
+    /// An object was deleted.
+    Deleted(T),
+}
+
+/// A change of any kind.
+#[derive(Clone, Debug)]
+pub(super) enum Update {
+    /// Of a pod.
+    Pod(Change<PodRecord>),
+    /// Of a service.
+    Service(Change<Service>),
+    /// Of an EndpointSlice.
+    Slice(Change<SliceRecord>),
+    /// Of a node.
+    Node(Change<Arc<Node>>),
+}
+
+/// Objects of one kind by name.
+#[derive(Debug)]
+struct Table<T> {
+    objects: HashMap<ObjectName, T>,
+    /// Names that the list under way has shown.
+    listing: Option<HashSet<ObjectName>>,
+    listed: bool,
+    changed: bool,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self {
+            objects: HashMap::new(),
+            listing: None,
+            listed: false,
+            changed: false,
+        }
+    }
+}
+
+impl<T: Named + PartialEq + Clone> Table<T> {
+    /// Takes a change in. Returns what is no longer so (objects gone or replaced), and the
+    /// object as it is now with whether it comes from a list.
+    fn apply(&mut self, change: Change<T>) -> (Vec<T>, Option<(T, bool)>) {
+        match change {
+            Change::Begin => {
+                self.listing = Some(HashSet::new());
+                (Vec::new(), None)
+            }
+            Change::Listed(object) => {
+                if let Some(listing) = &mut self.listing {
+                    listing.insert(object.object_name());
+                }
+                self.insert(object, true)
+            }
+            Change::Applied(object) => self.insert(object, false),
+            Change::Deleted(object) => {
+                let gone = self.objects.remove(&object.object_name());
+                self.changed |= gone.is_some();
+                (gone.into_iter().collect(), None)
+            }
+            Change::Complete => {
+                let kept = self.listing.take().unwrap_or_default();
+                let gone = self.objects.extract_if(|name, _| !kept.contains(name));
+                let gone: Vec<T> = gone.map(|(_, object)| object).collect();
+                self.changed |= !gone.is_empty() || !self.listed;
+                self.listed = true;
+                (gone, None)
+            }
+        }
+    }
+
+    fn insert(&mut self, object: T, listed: bool) -> (Vec<T>, Option<(T, bool)>) {
+        let before = self.objects.insert(object.object_name(), object.clone());
+        if before.as_ref() == Some(&object) {
+            return (Vec::new(), None);
+        }
+        self.changed = true;
+        (before.into_iter().collect(), Some((object, listed)))
+    }
+}
+
+/// Everything the API told.
+#[derive(Debug)]
+pub(super) struct Tables {
+    pods: Table<PodRecord>,
+    services: Table<Service>,
+    slices: Table<SliceRecord>,
+    nodes: Table<Arc<Node>>,
+    addresses: Addresses,
+    inventory: Inventory,
+}
+
+impl Tables {
+    pub(super) fn new(overrides: Overrides) -> Self {
+        Self {
+            pods: Table::default(),
+            services: Table::default(),
+            slices: Table::default(),
+            nodes: Table::default(),
+            addresses: Addresses::default(),
+            inventory: Inventory::new(overrides),
+        }
+    }
+
+    /// Takes one change in.
+    pub(super) fn apply(&mut self, update: Update, now: SystemTime) {
+        match update {
+            Update::Pod(change) => {
+                let (gone, current) = self.pods.apply(change);
+                for old in gone {
+                    // The same pod with other labels keeps its addresses, and its time with them.
+                    let same = current
+                        .as_ref()
+                        .filter(|(new, _)| new.pod.uid == old.pod.uid);
+                    let kept = same.map_or(&[][..], |(new, _)| &new.pod.ips);
+                    self.addresses.release(&old.pod, kept, now);
+                }
+                if let Some((record, listed)) = current {
+                    self.addresses.apply(&record, listed, now);
+                }
+            }
+            Update::Service(change) => drop(self.services.apply(change)),
+            Update::Slice(change) => drop(self.slices.apply(change)),
+            Update::Node(change) => drop(self.nodes.apply(change)),
+        }
+    }
+
+    /// Forgets pods that are gone for long.
+    pub(super) fn expire(&mut self, now: SystemTime) {
+        self.pods.changed |= self.addresses.expire(now);
+    }
+
+    /// Whether [`Tables::build`] would give another inventory than the last time.
+    pub(super) fn is_changed(&self) -> bool {
+        self.pods.changed || self.services.changed || self.slices.changed || self.nodes.changed
+    }
+
+    /// The inventory as of now; parts that did not change are shared with the one before.
+    pub(super) fn build(&mut self) -> Arc<Inventory> {
+        if std::mem::take(&mut self.pods.changed) {
+            self.inventory.addresses = Arc::new(self.addresses.clone());
+        }
+        let services = std::mem::take(&mut self.services.changed);
+        if std::mem::take(&mut self.slices.changed) || services {
+            let all = Services::build(self.services.objects.values(), self.slices.objects.values());
+            self.inventory.services = Arc::new(all);
+        }
+        if std::mem::take(&mut self.nodes.changed) {
+            self.inventory.nodes = Arc::new(Nodes::build(self.nodes.objects.values()));
+        }
+        self.inventory.counts = [
+            self.pods.objects.len(),
+            self.services.objects.len(),
+            self.slices.objects.len(),
+            self.nodes.objects.len(),
+        ];
+        self.inventory.listed = [
+            self.pods.listed,
+            self.services.listed,
+            self.slices.listed,
+            self.nodes.listed,
+        ];
+        Arc::new(self.inventory.clone())
+    }
+}

@@ -1,0 +1,282 @@
+//! API objects cut down to what naming needs, as they arrive.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+
+use crate::flow::{Node, ObjectName, Pod, Protocol, Workload};
+
+use super::services::{Backend, Service, ServicePort};
+
+/// What an object is known by within its kind.
+pub(super) trait Named {
+    /// Namespace (empty for nodes) and name.
+    fn object_name(&self) -> ObjectName;
+}
+
+/// A pod and what decides whose its addresses are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PodRecord {
+    pub(super) pod: Arc<Pod>,
+    /// Its addresses are the node's.
+    pub(super) host_network: bool,
+    /// Phase Succeeded or Failed: the addresses are free again.
+    pub(super) finished: bool,
+    /// `status.startTime`, else the creation: no earlier can it have had an address.
+    pub(super) started: Option<SystemTime>,
+    /// When the last container ended, of a finished pod.
+    pub(super) ended: Option<SystemTime>,
+}
+
+/// The endpoints of one EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SliceRecord {
+    pub(super) name: ObjectName,
+    /// Label `kubernetes.io/service-name`.
+    pub(super) service: Option<ObjectName>,
+    pub(super) backends: Vec<Backend>,
+}
+
+impl Named for PodRecord {
+    fn object_name(&self) -> ObjectName {
+        self.pod.name.clone()
+    }
+}
+
+impl Named for SliceRecord {
+    fn object_name(&self) -> ObjectName {
+        self.name.clone()
+    }
+}
+
+impl Named for Service {
+    fn object_name(&self) -> ObjectName {
+        self.name.clone()
+    }
+}
+
+impl Named for Arc<Node> {
+    fn object_name(&self) -> ObjectName {
+        ObjectName {
+            namespace: String::new(),
+            name: self.name.clone(),
+        }
+    }
+}
+
+/// Cuts a pod down.
+pub(super) fn pod(pod: core::Pod) -> PodRecord {
+    let workload = workload(&pod.metadata);
+    let created = pod.metadata.creation_timestamp.as_ref().map(time);
+    let name = object_name(&pod.metadata);
+    let spec = pod.spec.unwrap_or_default();
+    let status = pod.status.unwrap_or_default();
+    let mut ips: Vec<IpAddr> = status
+        .pod_ips
+        .iter()
+        .flatten()
+        .filter_map(|ip| ip.ip.parse().ok())
+        .collect();
+    if ips.is_empty() {
+        ips.extend(
+            status
+                .pod_ip
+                .iter()
+                .filter_map(|ip| ip.parse::<IpAddr>().ok()),
+        );
+    }
+    let ended = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .filter_map(|container| {
+            let ended = container.state.as_ref()?.terminated.as_ref()?;
+            ended.finished_at.as_ref().map(time)
+        });
+    PodRecord {
+        host_network: spec.host_network.unwrap_or(false),
+        finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        started: status.start_time.as_ref().map(time).or(created),
+        ended: ended.max(),
+        pod: Arc::new(Pod {
+            name,
+            uid: pod.metadata.uid.unwrap_or_default(),
+            ips,
+            node: spec.node_name.unwrap_or_default(),
+            workload,
+            labels: pod.metadata.labels.unwrap_or_default(),
+        }),
+    }
+}
+
+/// Cuts a node down.
+pub(super) fn node(node: core::Node) -> Arc<Node> {
+    let spec = node.spec.unwrap_or_default();
+    let cidrs = spec
+        .pod_cidrs
+        .unwrap_or_else(|| spec.pod_cidr.into_iter().collect());
+    let addresses = node
+        .status
+        .unwrap_or_default()
+        .addresses
+        .unwrap_or_default();
+    let own = addresses
+        .iter()
+        .filter(|a| matches!(a.type_.as_str(), "InternalIP" | "ExternalIP"));
+    Arc::new(Node {
+        name: node.metadata.name.unwrap_or_default(),
+        ips: own
+            .filter_map(|address| address.address.parse().ok())
+            .collect(),
+        pod_cidrs: cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
+        labels: node.metadata.labels.unwrap_or_default(),
+    })
+}
+
+/// Cuts a service down.
+pub(super) fn service(service: core::Service) -> Service {
+    let name = object_name(&service.metadata);
+    let spec = service.spec.unwrap_or_default();
+    let balancer = service
+        .status
+        .and_then(|status| status.load_balancer)
+        .unwrap_or_default();
+    let parse = |ips: Vec<String>| -> Vec<IpAddr> {
+        // Headless services say "None" here.
+        ips.iter().filter_map(|ip| ip.parse().ok()).collect()
+    };
+    let ingress = balancer
+        .ingress
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|point| point.ip);
+    Service {
+        name,
+        kind: spec.type_.unwrap_or_else(|| "ClusterIP".to_owned()),
+        cluster_ips: parse(
+            spec.cluster_ips
+                .unwrap_or_else(|| spec.cluster_ip.into_iter().collect()),
+        ),
+        external_ips: parse(
+            ingress
+                .chain(spec.external_ips.unwrap_or_default())
+                .collect(),
+        ),
+        ports: spec
+            .ports
+            .unwrap_or_default()
+            .into_iter()
+            .map(service_port)
+            .collect(),
+        local_policy: spec.external_traffic_policy.as_deref() == Some("Local"),
+        health_check_node_port: spec.health_check_node_port.and_then(port),
+    }
+}
+
+fn service_port(from: core::ServicePort) -> ServicePort {
+    ServicePort {
+        name: from.name.unwrap_or_default(),
+        protocol: protocol(from.protocol.as_deref()),
+        port: port(from.port).unwrap_or_default(),
+        node_port: from.node_port.and_then(port),
+    }
+}
+
+/// Cuts an EndpointSlice down.
+pub(super) fn slice(slice: EndpointSlice) -> SliceRecord {
+    let name = object_name(&slice.metadata);
+    let labels = slice.metadata.labels.unwrap_or_default();
+    let service = labels
+        .get("kubernetes.io/service-name")
+        .map(|service| ObjectName {
+            namespace: name.namespace.clone(),
+            name: service.clone(),
+        });
+    let ports = slice.ports.unwrap_or_default();
+    let mut backends = Vec::new();
+    for endpoint in slice.endpoints.unwrap_or_default() {
+        // Not said means ready (EndpointConditions of discovery/v1).
+        let ready = endpoint
+            .conditions
+            .and_then(|said| said.ready)
+            .unwrap_or(true);
+        for ip in endpoint.addresses.iter().filter_map(|ip| ip.parse().ok()) {
+            for from in &ports {
+                backends.push(Backend {
+                    ip,
+                    port: from.port.and_then(port).unwrap_or_default(),
+                    protocol: protocol(from.protocol.as_deref()),
+                    port_name: from.name.clone().unwrap_or_default(),
+                    node: endpoint.node_name.clone(),
+                    ready,
+                });
+            }
+        }
+    }
+    SliceRecord {
+        name,
+        service,
+        backends,
+    }
+}
+
+fn object_name(meta: &ObjectMeta) -> ObjectName {
+    ObjectName {
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone().unwrap_or_default(),
+    }
+}
+
+/// The controller that people know: a ReplicaSet whose name ends with the pod's template hash is
+/// a Deployment's, a Job whose name ends with a time in minutes is a CronJob's.
+fn workload(meta: &ObjectMeta) -> Option<Workload> {
+    let owners = meta.owner_references.as_deref()?;
+    let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
+    let known = |name: &str, kind: &str| {
+        Some(Workload {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+        })
+    };
+    match owner.kind.as_str() {
+        "ReplicaSet" => {
+            let hash = meta
+                .labels
+                .as_ref()
+                .and_then(|labels| labels.get("pod-template-hash"));
+            let stem = hash.and_then(|hash| owner.name.strip_suffix(hash.as_str()));
+            match stem.and_then(|stem| stem.strip_suffix('-')) {
+                Some(name) => known(name, "Deployment"),
+                None => known(&owner.name, "ReplicaSet"),
+            }
+        }
+        "Job" => match owner.name.rsplit_once('-') {
+            Some((name, at)) if at.len() >= 8 && at.bytes().all(|b| b.is_ascii_digit()) => {
+                known(name, "CronJob")
+            }
+            _ => known(&owner.name, "Job"),
+        },
+        kind => known(&owner.name, kind),
+    }
+}
+
+fn protocol(name: Option<&str>) -> Protocol {
+    match name {
+        Some("UDP") => Protocol::UDP,
+        Some("SCTP") => Protocol::SCTP,
+        // The API's default.
+        _ => Protocol::TCP,
+    }
+}
+
+fn port(number: i32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|port| *port != 0)
+}
+
+fn time(time: &Time) -> SystemTime {
+    SystemTime::from(time.0)
+}

@@ -1,0 +1,149 @@
+//! What aya does not offer: batch look-ups, and look-up-and-delete on hash maps.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use aya::Pod;
+use aya_obj::generated::{bpf_attr, bpf_cmd};
+
+/// `bpf(2)` with a command and its attributes.
+fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<()> {
+    // SAFETY: the kernel reads and writes only `attributes` and the buffers that it names, which
+    // the callers keep alive and large enough for the count that they give.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_ulong,
+            std::ptr::from_mut(attributes),
+            size_of::<bpf_attr>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+fn attributes() -> bpf_attr {
+    // SAFETY: a union of plain numbers, for which zero is a value; the kernel asks for zeroes in
+    // everything that a command does not use.
+    unsafe { std::mem::zeroed() }
+}
+
+/// Reads a hash map in batches.
+pub struct Batches<K, V> {
+    keys: Vec<K>,
+    values: Vec<V>,
+}
+
+impl<K: Pod + Default, V: Pod + Default> Batches<K, V> {
+    /// Room for `size` entries at a time.
+    pub fn new(size: usize) -> Self {
+        Self {
+            keys: vec![K::default(); size],
+            values: vec![V::default(); size],
+        }
+    }
+
+    /// Shows every entry once, save those that come or go meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses (before 5.6 it does not know batches).
+    pub fn for_each(&mut self, map: BorrowedFd<'_>, mut see: impl FnMut(&K, &V)) -> io::Result<()> {
+        let mut cursor = 0u64;
+        let mut first = true;
+        loop {
+            let mut attr = attributes();
+            let next = cursor;
+            // A union field: every member of `batch` is a plain number.
+            attr.batch.in_batch = if first {
+                0
+            } else {
+                std::ptr::from_ref(&next) as u64
+            };
+            attr.batch.out_batch = std::ptr::from_mut(&mut cursor) as u64;
+            attr.batch.keys = self.keys.as_mut_ptr() as u64;
+            attr.batch.values = self.values.as_mut_ptr() as u64;
+            attr.batch.count = self.keys.len() as u32;
+            attr.batch.map_fd = map.as_raw_fd() as u32;
+            let last = match bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) {
+                Ok(()) => false,
+                // The end of the map; what was found is there.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+                // One bucket holds more than the room: nothing was copied.
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                    let size = self.keys.len() * 2;
+                    *self = Self::new(size);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            // SAFETY: the kernel wrote the number of entries back into the same member.
+            let count = unsafe { attr.batch.count } as usize;
+            for (key, value) in self.keys.iter().zip(&self.values).take(count) {
+                see(key, value);
+            }
+            if last {
+                return Ok(());
+            }
+            first = false;
+        }
+    }
+}
+
+/// The attributes of a command on one element.
+fn element<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: *mut V) -> bpf_attr {
+    let mut attr = attributes();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value as u64;
+    attr
+}
+
+/// Whether a command found its entry; any other failure is passed on.
+fn found(result: io::Result<()>) -> io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads an entry; `None` when it is not there.
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub fn get<K: Pod, V: Pod + Default>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = V::default();
+    let mut attr = element(map, key, &raw mut value);
+    Ok(found(bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr))?.then_some(value))
+}
+
+/// Takes an entry out and gives its last value; `None` when it is not there. Kernels before 5.14
+/// cannot do both at once for hash maps: there, the value is read and then the entry deleted.
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub fn take<K: Pod, V: Pod + Default>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    /// `ENOTSUPP`, the kernel's own word for a map type that lacks an operation; not in libc.
+    const ENOTSUPP: i32 = 524;
+
+    let mut value = V::default();
+    let mut attr = element(map, key, &raw mut value);
+    match bpf(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP)
+            ) => {}
+        result => return Ok(found(result)?.then_some(value)),
+    }
+    let value = get(map, key)?;
+    let mut attr = element::<K, V>(map, key, std::ptr::null_mut());
+    found(bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr))?;
+    Ok(value)
+}

@@ -1,0 +1,32 @@
+//! The contract's types under names that aya may copy as bytes.
+
+use aya::Pod;
+use nodescope_ebpf::{Counter, HopKey, HopRecord, NatRecord, Offsets, UnattributedKey};
+
+macro_rules! pod {
+    ($($(#[$doc:meta])* $name:ident($inner:ty);)*) => {$(
+        $(#[$doc])*
+        #[repr(transparent)]
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct $name(pub $inner);
+
+        // SAFETY: repr(transparent) over a repr(C) struct of integers whose size the contract
+        // asserts to be the sum of its fields: no padding, no pointers, any bits are a value.
+        unsafe impl Pod for $name {}
+    )*};
+}
+
+pod! {
+    /// Key of `HOPS` and `NAT`.
+    Key(HopKey);
+    /// Value of `HOPS`.
+    Record(HopRecord);
+    /// Value of `NAT`.
+    NatValue(NatRecord);
+    /// Key of `UNATTRIBUTED`.
+    UnattributedPod(UnattributedKey);
+    /// Value of `UNATTRIBUTED` and `UNPLACED`.
+    CounterPod(Counter);
+    /// The read-only global `OFFSETS`.
+    OffsetsPod(Offsets);
+}

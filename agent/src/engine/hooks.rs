@@ -1,0 +1,115 @@
+//! Hooks follow the interfaces: on as soon as one is there, forgotten when it is gone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Engine;
+use crate::datapath::Ingress;
+use crate::flow::{InterfaceInfo, Moment, Role};
+use crate::node::{self, Interface, NodeView};
+
+impl Engine {
+    /// Makes hooks and interfaces agree.
+    pub fn reconcile(&mut self, view: &NodeView) {
+        let roles = node::roles(view, &self.settings.filter);
+        for ifindex in self.datapath.interfaces() {
+            if !view.interfaces.contains_key(&ifindex) {
+                self.gone(ifindex);
+            } else if !roles.contains_key(&ifindex) {
+                tracing::info!(ifindex, "the interface is none of ours any more");
+                self.datapath.detach(ifindex);
+            }
+        }
+        self.refused
+            .retain(|ifindex, _| view.interfaces.contains_key(ifindex));
+        for (ifindex, role) in &roles {
+            if let Some(interface) = view.interfaces.get(ifindex) {
+                self.hook(interface, *role, &roles);
+            }
+        }
+        // A bridge that is no hook of ours still names the way between its ports.
+        for interface in view.interfaces.values() {
+            if let Some(master) = interface.master
+                && roles.contains_key(&interface.index)
+                && let Some(bridge) = view.interfaces.get(&master)
+            {
+                self.interfaces.entry(master).or_insert(InterfaceInfo {
+                    name: Arc::clone(&bridge.name),
+                    role: Role::Bridge,
+                    master: bridge.master,
+                });
+            }
+        }
+    }
+
+    fn hook(&mut self, interface: &Interface, role: Role, roles: &BTreeMap<u32, Role>) {
+        self.interfaces.insert(
+            interface.index,
+            InterfaceInfo {
+                name: Arc::clone(&interface.name),
+                role,
+                master: interface.master,
+            },
+        );
+        // A port gets every frame of its wire; a bridge and an uplink see frames for others
+        // only because they are promiscuous.
+        let port = match role {
+            Role::Pod | Role::Other => true,
+            Role::Bridge => false,
+            Role::Uplink => interface
+                .master
+                .is_some_and(|master| roles.get(&master) == Some(&Role::Bridge)),
+        };
+        let ingress = if port { Ingress::Port } else { Ingress::Host };
+        match self
+            .datapath
+            .attach(interface.index, &interface.name, ingress)
+        {
+            Ok(()) => {
+                self.refused.remove(&interface.index);
+            }
+            Err(error) => {
+                let text = error.to_string();
+                let known = self.refused.insert(interface.index, text.clone());
+                if known.as_deref() != Some(text.as_str()) {
+                    tracing::warn!(interface = %interface.name, "{text}");
+                }
+            }
+        }
+    }
+
+    /// An interface took its hooks along. Its records are still in the table.
+    fn gone(&mut self, ifindex: u32) {
+        let now = Moment::now();
+        self.drain();
+        for key in self.tracker.keys_of(ifindex) {
+            self.retire(&key, now);
+        }
+        self.tracker.end_at(ifindex, now.monotonic_ns);
+        self.datapath.detach(ifindex);
+        self.datapath.forget(ifindex);
+        self.hooks.remove(&ifindex);
+    }
+
+    /// Drops the names of interfaces that are gone once no connection tells of them.
+    pub(super) fn forget_interfaces(&mut self) {
+        let attached = self.datapath.interfaces();
+        let masters: Vec<u32> = self
+            .interfaces
+            .iter()
+            .filter(|(ifindex, _)| attached.contains(ifindex))
+            .filter_map(|(_, info)| info.master)
+            .collect();
+        let candidates: Vec<u32> = self
+            .interfaces
+            .keys()
+            .copied()
+            .filter(|ifindex| !attached.contains(ifindex) && !masters.contains(ifindex))
+            .collect();
+        for ifindex in candidates {
+            if !self.refused.contains_key(&ifindex) && !self.tracker.mentions(ifindex) {
+                self.interfaces.remove(&ifindex);
+            }
+        }
+    }
+}

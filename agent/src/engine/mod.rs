@@ -1,0 +1,232 @@
+//! The loop between the kernel and the flows: attach, drain, join, report.
+
+mod hooks;
+mod run;
+mod status;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nodescope_ebpf::{HopKey, HopRecord, NatState};
+
+use crate::datapath::{self, Datapath};
+use crate::flow::{self, Counts, Event, Flow, Gain, Interfaces, Moment, Timeouts, Tracker};
+use crate::node::InterfaceFilter;
+
+pub use run::{Intervals, run};
+pub use status::{HookStatus, InterfaceStatus, Status};
+
+/// What the engine is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node's name, as records carry it.
+    pub node: Arc<str>,
+    /// What to load into the kernel.
+    pub datapath: datapath::Settings,
+    /// Which interfaces to attach to.
+    pub filter: InterfaceFilter,
+    /// When connections count as idle.
+    pub timeouts: Timeouts,
+}
+
+/// A connection waits so long for its first record: its first packet has then passed every hop
+/// of the node and met its translation.
+const SETTLE: Duration = Duration::from_millis(15);
+
+/// The kernel side and what is made of it.
+pub struct Engine {
+    settings: Settings,
+    datapath: Datapath,
+    tracker: Tracker,
+    interfaces: Interfaces,
+    /// Attributed packets and bytes by interface: ingress, egress.
+    hooks: HashMap<u32, (Counts, Counts)>,
+    /// Interfaces that could not be attached, and why.
+    refused: HashMap<u32, String>,
+    drain: DrainStatistics,
+}
+
+/// How draining went.
+#[derive(Clone, Debug, Default)]
+pub struct DrainStatistics {
+    /// Duration of each drain since the last look.
+    pub durations: Vec<Duration>,
+    /// Records in the kernel's table at the last drain.
+    pub entries: usize,
+    /// Look-ups that the kernel refused.
+    pub failures: u64,
+}
+
+impl Engine {
+    /// Loads the kernel side; nothing is attached yet.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses it.
+    pub fn load(settings: Settings) -> Result<Self, datapath::Error> {
+        let datapath = Datapath::load(&settings.datapath)?;
+        // Ids begin at the second of the start, so that two runs do not share any.
+        let seconds = Moment::now()
+            .wall
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        Ok(Self {
+            tracker: Tracker::new(seconds << 24),
+            datapath,
+            settings,
+            interfaces: Interfaces::new(),
+            hooks: HashMap::new(),
+            refused: HashMap::new(),
+            drain: DrainStatistics::default(),
+        })
+    }
+
+    /// The kernel side.
+    pub fn datapath(&mut self) -> &mut Datapath {
+        &mut self.datapath
+    }
+
+    /// Looks at single records, because the kernel side told of them.
+    pub fn poke(&mut self, keys: &[HopKey]) {
+        let now = Moment::now();
+        for key in keys {
+            if let Some(record) = self.datapath.hop(key) {
+                self.observe(key, &record, now);
+            }
+        }
+    }
+
+    /// Looks at every record.
+    pub fn drain(&mut self) {
+        let start = std::time::Instant::now();
+        let now = Moment::now();
+        let mut news = Vec::new();
+        let mut entries = 0;
+        let tracker = &self.tracker;
+        let result = self.datapath.for_each(|key, record| {
+            entries += 1;
+            if tracker.is_news(key, record) {
+                news.push((*key, *record));
+            }
+        });
+        if let Err(error) = result {
+            self.drain.failures += 1;
+            tracing::warn!(%error, "draining");
+        }
+        for (key, record) in &news {
+            self.observe(key, record, now);
+        }
+        self.drain.entries = entries;
+        self.drain.durations.push(start.elapsed());
+    }
+
+    fn observe(&mut self, key: &HopKey, record: &HopRecord, now: Moment) {
+        let nat = (NatState::of(record.nat) == NatState::Translated
+            && self.tracker.needs_nat(key, record))
+        .then(|| self.datapath.nat(key))
+        .flatten();
+        let (gain, _) = self
+            .tracker
+            .observe(key, record, nat.as_ref(), now.monotonic_ns);
+        self.gain(key.ifindex, gain);
+    }
+
+    fn gain(&mut self, ifindex: u32, gain: Gain) {
+        let (ingress, egress) = self.hooks.entry(ifindex).or_default();
+        *ingress += gain.ingress;
+        *egress += gain.egress;
+    }
+
+    /// Takes a record out of the kernel's table; its last packets are counted.
+    fn retire(&mut self, key: &HopKey, now: Moment) {
+        match self.datapath.take(key) {
+            Ok(Some(record)) => {
+                if self.tracker.is_news(key, &record) {
+                    self.observe(key, &record, now);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                self.drain.failures += 1;
+                tracing::warn!(%error, "taking a record out");
+                return;
+            }
+        }
+        self.tracker.taken(key);
+    }
+
+    /// First records of connections whose first packet has had the time to pass the node.
+    pub fn opened(&mut self) -> Vec<Flow> {
+        let now = Moment::now();
+        let settled = now.monotonic_ns.saturating_sub(SETTLE.as_nanos() as u64);
+        let ready = self.tracker.ready_to_open(settled);
+        self.report(&ready, Event::Open, now)
+    }
+
+    /// Records of connections with something new since their last record.
+    pub fn updates(&mut self) -> Vec<Flow> {
+        let dirty = self.tracker.dirty();
+        self.report(&dirty, Event::Update, Moment::now())
+    }
+
+    /// Whether some connection waits for its first record.
+    fn waits_to_open(&self) -> bool {
+        self.tracker.waits_to_open()
+    }
+
+    /// What is left to say at the end of the run.
+    fn last(&mut self) -> Vec<Flow> {
+        let now = Moment::now();
+        let ready = self.tracker.ready_to_open(u64::MAX);
+        let mut flows = self.report(&ready, Event::Open, now);
+        flows.extend(self.updates());
+        flows
+    }
+
+    /// Last records of connections that are over or idle.
+    pub fn closed(&mut self) -> Vec<Flow> {
+        let now = Moment::now();
+        let sweep = self
+            .tracker
+            .sweep(now.monotonic_ns, &self.settings.timeouts);
+        for key in &sweep.retire {
+            self.retire(key, now);
+        }
+        // One that never had its first record gets it now.
+        let unopened: Vec<_> = sweep
+            .closed
+            .iter()
+            .copied()
+            .filter(|id| self.tracker.get(*id).is_some_and(|c| !c.opened))
+            .collect();
+        let mut flows = self.report(&unopened, Event::Open, now);
+        flows.extend(self.report(&sweep.closed, Event::Close, now));
+        for id in &sweep.closed {
+            self.tracker.remove(*id);
+        }
+        self.forget_interfaces();
+        flows
+    }
+
+    fn report(&mut self, ids: &[u64], event: Event, now: Moment) -> Vec<Flow> {
+        let mut flows = Vec::with_capacity(ids.len());
+        for id in ids {
+            let Some(connection) = self.tracker.get_mut(*id) else {
+                continue;
+            };
+            let flow = flow::flow(
+                connection,
+                event,
+                &self.settings.node,
+                &self.interfaces,
+                now,
+            );
+            connection.reported = (flow.forward.total, flow.reply.total);
+            connection.opened = true;
+            connection.dirty = false;
+            flows.push(flow);
+        }
+        flows
+    }
+}

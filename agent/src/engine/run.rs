@@ -1,0 +1,104 @@
+//! The loop: whatever happens first, next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::{Engine, SETTLE, Status};
+use crate::datapath;
+use crate::flow::Flow;
+use crate::node::NodeView;
+
+/// How often things happen without being asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Intervals {
+    /// Between drains of the kernel's table.
+    pub drain: Duration,
+    /// Between update records.
+    pub flow: Duration,
+}
+
+/// Events taken from the ring before anything else gets its turn.
+const EVENTS_AT_ONCE: usize = 1024;
+
+/// Runs until `stop` says so, or its sender is gone; then drains and reports a last time.
+///
+/// # Errors
+///
+/// The event ring cannot be opened.
+pub async fn run(
+    mut engine: Engine,
+    intervals: Intervals,
+    mut nodes: watch::Receiver<Arc<NodeView>>,
+    status: watch::Sender<Arc<Status>>,
+    mut stop: watch::Receiver<bool>,
+    mut emit: impl FnMut(Flow) + Send,
+) -> Result<(), datapath::Error> {
+    let mut events = engine.datapath().events()?;
+    let mut drain = interval(intervals.drain);
+    drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut flow = interval(intervals.flow);
+    flow.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let view = nodes.borrow_and_update().clone();
+    engine.reconcile(&view);
+    status.send_replace(Arc::new(engine.status()));
+    let mut open_at = None;
+    loop {
+        if !engine.waits_to_open() {
+            open_at = None;
+        } else if open_at.is_none() {
+            open_at = Some(Instant::now() + SETTLE);
+        }
+        let opening = async {
+            match open_at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // In this order, so that a flood of events delays neither the clock nor the end.
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            changed = nodes.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                let view = nodes.borrow_and_update().clone();
+                engine.reconcile(&view);
+                status.send_replace(Arc::new(engine.status()));
+            }
+            () = opening => {
+                open_at = None;
+                engine.opened().into_iter().for_each(&mut emit);
+            }
+            _ = flow.tick() => {
+                engine.drain();
+                engine.opened().into_iter().for_each(&mut emit);
+                engine.updates().into_iter().for_each(&mut emit);
+                status.send_replace(Arc::new(engine.status()));
+            }
+            _ = drain.tick() => {
+                engine.drain();
+                engine.closed().into_iter().for_each(&mut emit);
+                // What was refused may work now.
+                let view = nodes.borrow().clone();
+                engine.reconcile(&view);
+                status.send_replace(Arc::new(engine.status()));
+            }
+            keys = events.next(EVENTS_AT_ONCE) => match keys {
+                Ok(keys) => engine.poke(&keys),
+                Err(error) => {
+                    // The drain sees everything too, only later.
+                    tracing::error!(%error, "the event ring failed");
+                    break;
+                }
+            },
+        }
+    }
+    engine.drain();
+    engine.last().into_iter().for_each(&mut emit);
+    status.send_replace(Arc::new(engine.status()));
+    Ok(())
+}

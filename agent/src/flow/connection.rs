@@ -1,0 +1,157 @@
+//! One connection on this node: the hops that belong to it and what they add up to.
+
+use nodescope_ebpf::{HopKey, HopRecord, packet::tcp_flag};
+
+use super::model::{Counts, Direction, Protocol, Tcp, TcpState, Tuple};
+use super::tuple::Conversation;
+
+/// What one hook pair saw of the connection.
+#[derive(Clone, Debug)]
+pub struct HopState {
+    /// Its key.
+    pub key: HopKey,
+    /// From the key's `a` to its `b`, since the connection's start.
+    pub ab: Counts,
+    /// From `b` to `a`.
+    pub ba: Counts,
+    /// The newest record of the kernel's: times, flags.
+    pub record: HopRecord,
+}
+
+/// A connection's translation, once a hook has shown it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// The initiator's tuple before.
+    pub original: Tuple,
+    /// The initiator's tuple after.
+    pub translated: Tuple,
+}
+
+/// One connection.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Stable id on this node.
+    pub id: u64,
+    /// The initiator's original tuple.
+    pub tuple: Tuple,
+    /// Whether conntrack or the handshake said who the initiator is, or only who spoke first.
+    pub sure: bool,
+    /// What conntrack said; `None` while no hook has shown an entry.
+    pub translation: Option<Translation>,
+    /// Every conversation under which hooks see it.
+    pub aliases: Vec<Conversation>,
+    /// Its hops, in the order in which they were found.
+    pub hops: Vec<HopState>,
+    /// `CLOCK_MONOTONIC` nanoseconds of the first packet.
+    pub first_ns: u64,
+    /// The same of the newest change that was seen.
+    pub changed_ns: u64,
+    /// When an end was first seen.
+    pub ended_ns: Option<u64>,
+    /// Whether its first record is out.
+    pub opened: bool,
+    /// Whether something changed since the last record.
+    pub dirty: bool,
+    /// Totals of the last record.
+    pub reported: (Counts, Counts),
+}
+
+impl Connection {
+    /// The initiator's tuple as the far end sees it.
+    pub fn far(&self) -> Tuple {
+        self.translation.map_or(self.tuple, |t| t.translated)
+    }
+
+    /// Whether the initiator is the key's `a` at a hop.
+    pub fn initiator_is_a(&self, hop: &HopState) -> bool {
+        let conversation = Conversation::of_key(&hop.key);
+        let (a, b) = (conversation.a(), conversation.b());
+        let far = self.far();
+        // Whole tuples first: an end that both sides of a hairpin share says nothing.
+        for tuple in [self.tuple, far] {
+            if (tuple.source, tuple.destination) == (a, b) {
+                return true;
+            }
+            if (tuple.source, tuple.destination) == (b, a) {
+                return false;
+            }
+        }
+        // In between two translations: one end is already, or still, one of the known ones.
+        if [self.tuple.source, far.source].contains(&a)
+            || [self.tuple.destination, far.destination].contains(&b)
+        {
+            return true;
+        }
+        if [self.tuple.source, far.source].contains(&b)
+            || [self.tuple.destination, far.destination].contains(&a)
+        {
+            return false;
+        }
+        hop.record.opener == 0
+    }
+
+    /// Direction in which the initiator's packets cross a hop.
+    pub fn direction(&self, hop: &HopState) -> Direction {
+        // Orientation 0: packets from `a` enter.
+        if self.initiator_is_a(hop) == (hop.key.orientation == 0) {
+            Direction::Ingress
+        } else {
+            Direction::Egress
+        }
+    }
+
+    /// The initiator's counts and the answer's at a hop.
+    pub fn counts(&self, hop: &HopState) -> (Counts, Counts) {
+        if self.initiator_is_a(hop) {
+            (hop.ab, hop.ba)
+        } else {
+            (hop.ba, hop.ab)
+        }
+    }
+
+    /// TCP flags of the initiator and of the answer: the union over all hops.
+    pub fn flags(&self) -> (u8, u8) {
+        self.hops.iter().fold((0, 0), |(forward, reply), hop| {
+            let (ab, ba) = (hop.record.ab_flags, hop.record.ba_flags);
+            if self.initiator_is_a(hop) {
+                (forward | ab, reply | ba)
+            } else {
+                (forward | ba, reply | ab)
+            }
+        })
+    }
+
+    /// State of a TCP connection; `None` for other protocols.
+    pub fn tcp(&self) -> Option<Tcp> {
+        if self.tuple.protocol != Protocol::TCP {
+            return None;
+        }
+        let (forward, reply) = self.flags();
+        let syn = tcp_flag::SYN;
+        let state = if (forward | reply) & tcp_flag::RST != 0 {
+            TcpState::Reset
+        } else if forward & reply & tcp_flag::FIN != 0 {
+            TcpState::Closed
+        } else if (forward | reply) & tcp_flag::FIN != 0 {
+            TcpState::HalfClosed
+        } else if forward & syn != 0 && reply & syn == 0 {
+            TcpState::SynSent
+        } else if forward & syn != 0 && forward & tcp_flag::ACK == 0 {
+            TcpState::SynReceived
+        } else {
+            TcpState::Established
+        };
+        Some(Tcp {
+            state,
+            handshake_rtt: None,
+            forward_flags: forward,
+            reply_flags: reply,
+        })
+    }
+
+    /// Whether both sides have finished, or one has reset.
+    pub fn over(&self) -> bool {
+        self.tcp()
+            .is_some_and(|tcp| matches!(tcp.state, TcpState::Closed | TcpState::Reset))
+    }
+}

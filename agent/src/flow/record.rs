@@ -1,0 +1,210 @@
+//! From a connection to the record that is said about it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::connection::{Connection, HopState};
+use super::identity::Identity;
+use super::model::{
+    Class, Counts, Direction, Event, Expected, Flow, Hop, Nat, NatCause, NatKind, NatSource, Role,
+    Traffic, Tuple,
+};
+use super::tuple::Conversation;
+
+/// What a record says of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceInfo {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it is for.
+    pub role: Role,
+    /// The bridge that it is a port of.
+    pub master: Option<u32>,
+}
+
+/// Interfaces by index; those that are gone stay until their connections are closed.
+pub type Interfaces = HashMap<u32, InterfaceInfo>;
+
+/// A moment on both clocks, to turn the kernel's monotonic times into times of day.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Time of day.
+    pub wall: SystemTime,
+    /// `CLOCK_MONOTONIC` nanoseconds.
+    pub monotonic_ns: u64,
+}
+
+impl Moment {
+    /// Now.
+    pub fn now() -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+        let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
+        Self {
+            wall: SystemTime::now(),
+            monotonic_ns: seconds * 1_000_000_000 + nanos,
+        }
+    }
+
+    /// The time of day of a monotonic time.
+    pub fn wall_of(&self, monotonic_ns: u64) -> SystemTime {
+        let ago = Duration::from_nanos(self.monotonic_ns.saturating_sub(monotonic_ns));
+        self.wall.checked_sub(ago).unwrap_or(self.wall)
+    }
+}
+
+/// The record of a connection as it is now. Identities and class are the cluster room's to fill.
+pub fn flow(
+    connection: &Connection,
+    event: Event,
+    node: &Arc<str>,
+    interfaces: &Interfaces,
+    now: Moment,
+) -> Flow {
+    let ordered = path_order(connection, interfaces);
+    let totals = ordered
+        .iter()
+        .find(|hop| hop_has_counts(hop))
+        .map(|hop| connection.counts(hop))
+        .unwrap_or_default();
+    let far = connection.far();
+    let mut tcp = connection.tcp();
+    let rtt = ordered.iter().find_map(|hop| round_trip(hop));
+    if let Some(tcp) = &mut tcp {
+        tcp.handshake_rtt = rtt;
+    }
+    Flow {
+        time: now.wall,
+        started: now.wall_of(connection.first_ns),
+        event,
+        connection: connection.id,
+        node: Arc::clone(node),
+        tuple: connection.tuple,
+        class: Class::Other,
+        scope: None,
+        source: Identity::Unknown,
+        destination: Identity::Unknown,
+        destination_service: None,
+        forward: traffic(totals.0, connection.reported.0),
+        reply: traffic(totals.1, connection.reported.1),
+        echo_rtt: rtt.filter(|_| tcp.is_none()),
+        tcp,
+        nat: nat(connection, far),
+        remote_sees: far.source,
+        hops: hops(connection, &ordered, interfaces),
+    }
+}
+
+/// Initiator's and answer's totals at the first hop, as [`flow`] reports them.
+pub fn totals(connection: &Connection, interfaces: &Interfaces) -> (Counts, Counts) {
+    path_order(connection, interfaces)
+        .iter()
+        .find(|hop| hop_has_counts(hop))
+        .map(|hop| connection.counts(hop))
+        .unwrap_or_default()
+}
+
+fn hop_has_counts(hop: &HopState) -> bool {
+    hop.ab.packets + hop.ba.packets > 0
+}
+
+fn traffic(total: Counts, reported: Counts) -> Traffic {
+    Traffic {
+        delta: total - reported,
+        total,
+    }
+}
+
+fn round_trip(hop: &HopState) -> Option<Duration> {
+    let record = &hop.record;
+    (record.request_ns != 0 && record.answer_ns > record.request_ns)
+        .then(|| Duration::from_nanos(record.answer_ns - record.request_ns))
+}
+
+fn nat(connection: &Connection, far: Tuple) -> Nat {
+    let own = connection.tuple;
+    let source = own.source != far.source;
+    let destination = own.destination != far.destination;
+    Nat {
+        kind: match (source, destination) {
+            (false, false) => NatKind::None,
+            (true, false) => NatKind::Snat,
+            (false, true) => NatKind::Dnat,
+            (true, true) => NatKind::Both,
+        },
+        original: own,
+        translated: far,
+        cause: NatCause::None,
+        expected: Expected::Unknown,
+        source: connection.translation.map(|_| NatSource::Skb),
+    }
+}
+
+/// Hops as the initiator's packets pass them: into the node, into and out of a bridge, out.
+fn path_order<'a>(connection: &'a Connection, interfaces: &Interfaces) -> Vec<&'a HopState> {
+    let mut ordered: Vec<_> = connection.hops.iter().collect();
+    ordered.sort_by_key(|hop| {
+        let bridge = interfaces
+            .get(&hop.key.ifindex)
+            .is_some_and(|info| info.role == Role::Bridge);
+        let rank = match (connection.direction(hop), bridge) {
+            (Direction::Ingress, false) => 0,
+            (Direction::Ingress, true) => 1,
+            (Direction::Egress, true) => 2,
+            (Direction::Egress, false) => 3,
+        };
+        (rank, hop.record.first_ns)
+    });
+    ordered
+}
+
+fn hops(connection: &Connection, ordered: &[&HopState], interfaces: &Interfaces) -> Vec<Hop> {
+    let mut hops = Vec::with_capacity(ordered.len() + 1);
+    for state in ordered {
+        let info = interfaces.get(&state.key.ifindex);
+        let (forward, reply) = connection.counts(state);
+        let here = Conversation::of_key(&state.key).directed(connection.initiator_is_a(state));
+        hops.push(Hop {
+            interface: info.map_or_else(
+                || Arc::from(format!("if{}", state.key.ifindex)),
+                |info| Arc::clone(&info.name),
+            ),
+            ifindex: state.key.ifindex,
+            role: info.map_or(Role::Other, |info| info.role),
+            pod: None,
+            direction: connection.direction(state),
+            forward: Some(forward),
+            reply: Some(reply),
+            tuple: (here != connection.tuple).then_some(here),
+        });
+    }
+    insert_bridge(&mut hops, interfaces);
+    hops
+}
+
+/// Frames that a bridge forwards between its own ports pass no hook of the bridge: it is named
+/// from the ports' master, without counts.
+fn insert_bridge(hops: &mut Vec<Hop>, interfaces: &Interfaces) {
+    let master = |hop: &Hop| interfaces.get(&hop.ifindex).and_then(|info| info.master);
+    let found = hops.windows(2).enumerate().find_map(|(at, pair)| {
+        let shared = master(&pair[0]).filter(|bridge| master(&pair[1]) == Some(*bridge))?;
+        (pair[0].direction == Direction::Ingress && pair[1].direction == Direction::Egress)
+            .then_some((at + 1, shared))
+    });
+    if let Some((at, bridge)) = found
+        && let Some(info) = interfaces.get(&bridge)
+    {
+        let hop = Hop {
+            interface: Arc::clone(&info.name),
+            ifindex: bridge,
+            role: Role::Bridge,
+            pod: None,
+            direction: Direction::Ingress,
+            forward: None,
+            reply: None,
+            tuple: None,
+        };
+        hops.insert(at, hop);
+    }
+}

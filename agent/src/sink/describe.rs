@@ -1,0 +1,226 @@
+//! What `nodescope node` shows: the node, its interfaces and the agent's own state.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::names;
+use super::proto::node::{
+    ApiState, DescribeResponse, FlowTable, HookCounts, Interface, PodAddress,
+};
+use crate::cluster::{Inventory, WatchErrors};
+use crate::config::Cidrs;
+use crate::engine::{HookStatus, InterfaceStatus, Status};
+use crate::node::{self, NodeView};
+
+/// What does not change while the agent runs.
+#[derive(Clone, Debug)]
+pub struct NodeFacts {
+    /// The node's name.
+    pub name: String,
+    /// When the agent started.
+    pub started: SystemTime,
+    /// Whether there is an API to ask.
+    pub api: bool,
+    /// Ranges that the configuration gives.
+    pub overrides: Cidrs,
+}
+
+/// Puts together what the rooms know.
+pub struct Describer {
+    facts: NodeFacts,
+    nodes: watch::Receiver<Arc<NodeView>>,
+    statuses: watch::Receiver<Arc<Status>>,
+    inventory: Arc<ArcSwap<Inventory>>,
+    errors: Arc<WatchErrors>,
+}
+
+impl Describer {
+    /// Reads from the rooms whenever it is asked.
+    pub fn new(
+        facts: NodeFacts,
+        nodes: watch::Receiver<Arc<NodeView>>,
+        statuses: watch::Receiver<Arc<Status>>,
+        inventory: Arc<ArcSwap<Inventory>>,
+        errors: Arc<WatchErrors>,
+    ) -> Self {
+        Self {
+            facts,
+            nodes,
+            statuses,
+            inventory,
+            errors,
+        }
+    }
+
+    /// The node now.
+    pub fn describe(&self) -> DescribeResponse {
+        let view = self.nodes.borrow().clone();
+        let status = self.statuses.borrow().clone();
+        let inventory = self.inventory.load();
+        let pod_cidrs = self.pod_cidrs(&inventory);
+        let model = node::model(&view, pod_cidrs.first().copied());
+        let behind = node::pods_by_interface(&view);
+        DescribeResponse {
+            name: self.facts.name.clone(),
+            addresses: node_addresses(&view),
+            network_model: model.kind.to_string(),
+            evidence: model.evidence,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: kernel(),
+            started: Some(self.facts.started.into()),
+            nat_source: match &status.nat_off {
+                None => "skb".to_owned(),
+                Some(why) => format!("off: {why}"),
+            },
+            interfaces: status
+                .interfaces
+                .iter()
+                .map(|one| interface(one, &view, &behind, &inventory))
+                .collect(),
+            flow_table: Some(FlowTable {
+                entries: status.table_entries,
+                limit: status.table_limit,
+            }),
+            api: Some(self.api(&inventory)),
+            pod_cidrs: pod_cidrs.iter().map(ToString::to_string).collect(),
+            non_masquerade_cidrs: self
+                .facts
+                .overrides
+                .non_masquerade
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        }
+    }
+
+    fn pod_cidrs(&self, inventory: &Inventory) -> Vec<ipnet::IpNet> {
+        if self.facts.overrides.pod.is_empty() {
+            inventory
+                .pod_cidr_of(&self.facts.name)
+                .into_iter()
+                .collect()
+        } else {
+            self.facts.overrides.pod.clone()
+        }
+    }
+
+    fn api(&self, inventory: &Inventory) -> ApiState {
+        let failures: Vec<_> = self
+            .errors
+            .counts()
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        let detail = if failures.is_empty() {
+            inventory
+                .counts()
+                .map(|(kind, count)| format!("{count} {kind}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        } else {
+            failures
+                .iter()
+                .map(|(kind, count)| format!("{kind}: {count} failed requests"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let state = match (self.facts.api, inventory.is_complete(), failures.is_empty()) {
+            (false, _, _) => "off",
+            (true, true, _) => "synced",
+            (true, false, true) => "connecting",
+            (true, false, false) => "failing",
+        };
+        ApiState {
+            state: state.to_owned(),
+            detail: if self.facts.api {
+                detail
+            } else {
+                String::new()
+            },
+        }
+    }
+}
+
+fn interface(
+    one: &InterfaceStatus,
+    view: &NodeView,
+    behind: &BTreeMap<u32, Vec<IpAddr>>,
+    inventory: &Inventory,
+) -> Interface {
+    let link = view.interfaces.get(&one.ifindex);
+    let now = SystemTime::now();
+    let pods = behind.get(&one.ifindex).into_iter().flatten().map(|ip| {
+        let name = inventory.pod_at(*ip, now).map(|pod| pod.name.clone());
+        let name = name.unwrap_or_default();
+        PodAddress {
+            namespace: name.namespace,
+            name: name.name,
+            ip: ip.to_string(),
+        }
+    });
+    let (attached, error) = match &one.attached {
+        Ok(method) => ((*method).to_owned(), String::new()),
+        Err(why) => ("none".to_owned(), why.clone()),
+    };
+    Interface {
+        name: one.name.to_string(),
+        index: one.ifindex,
+        role: names::role(one.role).to_owned(),
+        kind: link.map_or_else(String::new, |link| link.kind.to_string()),
+        master: link
+            .and_then(|link| link.master)
+            .map_or_else(String::new, |master| view.name_of(master).to_string()),
+        attached,
+        error,
+        pods: pods.collect(),
+        ingress: Some(hook(&one.ingress)),
+        egress: Some(hook(&one.egress)),
+        addresses: view
+            .addresses_of(one.ifindex)
+            .map(|net| net.to_string())
+            .collect(),
+    }
+}
+
+fn hook(status: &HookStatus) -> HookCounts {
+    let none = status.unattributed.values().fold((0, 0), |sum, counts| {
+        (sum.0 + counts.packets, sum.1 + counts.bytes)
+    });
+    let seen = status.seen();
+    HookCounts {
+        packets: seen.packets,
+        bytes: seen.bytes,
+        unattributed_packets: none.0,
+        unattributed_bytes: none.1,
+    }
+}
+
+/// Addresses of the uplinks; of everything but loopback where there is no default route.
+fn node_addresses(view: &NodeView) -> Vec<String> {
+    let uplinks: Vec<_> = view
+        .default_routes
+        .iter()
+        .flat_map(|ifindex| view.addresses_of(*ifindex))
+        .collect();
+    let mut found: Vec<String> = if uplinks.is_empty() {
+        view.addresses
+            .iter()
+            .map(|(_, net)| net.addr())
+            .filter(|ip| !ip.is_loopback())
+            .map(|ip| ip.to_string())
+            .collect()
+    } else {
+        uplinks.iter().map(|net| net.addr().to_string()).collect()
+    };
+    found.dedup();
+    found
+}
+
+fn kernel() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}

@@ -1,0 +1,89 @@
+//! What is in the flow log, and what is not.
+
+use std::sync::mpsc as std_mpsc;
+
+use super::*;
+use crate::sink::fixture::{masqueraded, ping, sorted};
+
+type Tested = anyhow::Result<()>;
+
+#[tokio::test]
+async fn one_record_a_line_appended_to_what_is_there() -> Tested {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("flows.json");
+    for flow in [masqueraded(), ping()] {
+        let (log, writer) = FlowLog::open(&path)?;
+        log.push([Arc::new(flow)]);
+        assert_eq!(log.lost(), 0);
+        drop(log);
+        writer.finish().await;
+    }
+    let text = std::fs::read_to_string(&path)?;
+    assert!(text.ends_with('\n'));
+    let records = text
+        .lines()
+        .map(json::read_record)
+        .collect::<Result<Vec<_>, _>>()?;
+    let records: Vec<_> = records.into_iter().map(sorted).collect();
+    assert_eq!(
+        records,
+        [masqueraded(), ping()].map(|flow| convert::response(&flow))
+    );
+    Ok(())
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_named_with_the_mend() {
+    let Err(error) = FlowLog::open(Path::new("/nowhere/flows.json")) else {
+        panic!("opened a file in a directory that is not there");
+    };
+    let text = error.to_string();
+    assert!(
+        text.contains("/nowhere/flows.json") && text.contains("--flow-log"),
+        "{text}"
+    );
+}
+
+/// A disk that is full for its first write, which it breaks off in the middle.
+struct FullOnce {
+    full: bool,
+    written: std_mpsc::Sender<Vec<u8>>,
+}
+
+impl Write for FullOnce {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.full {
+            self.full = false;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.written
+            .send(bytes.to_vec())
+            .map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_failed_write_is_counted_and_the_next_one_starts_a_new_line() -> Tested {
+    let (written, lines) = std_mpsc::channel();
+    let (log, writer) = FlowLog::start(Box::new(FullOnce {
+        full: true,
+        written,
+    }));
+    let counter = log.clone();
+    log.push([Arc::new(ping())]);
+    // The first portion has to be over before the second is handed in.
+    while counter.lost() == 0 {
+        tokio::task::yield_now().await;
+    }
+    log.push([Arc::new(ping())]);
+    drop((log, counter));
+    writer.finish().await;
+    let text = String::from_utf8(lines.iter().flatten().collect())?;
+    assert!(text.starts_with("\n{") && text.ends_with("}\n"), "{text}");
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! `flow.extensions`: what the Hubble record has no field for, as a `google.protobuf.Struct`.
+//!
+//! The keys are those of the flow record. Numbers travel as doubles, which are exact up to
+//! 2^53 packets or bytes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use prost_types::{Any, Timestamp, Value};
+
+use super::structs::{Fields, IntoValue as _, number, pack, put, text};
+use crate::flow::{Flow, Hop, Nat, Tcp, Traffic, Tuple};
+use crate::sink::names;
+
+/// The extensions of a flow.
+pub fn of(flow: &Flow) -> Any {
+    let mut fields = Fields::new();
+    put(&mut fields, "event", names::event(flow.event));
+    put(
+        &mut fields,
+        "connection",
+        format!("{:016x}", flow.connection),
+    );
+    put(
+        &mut fields,
+        "started",
+        Timestamp::from(flow.started).to_string(),
+    );
+    put(&mut fields, "class", names::class(flow.class));
+    if let Some(scope) = flow.scope {
+        put(&mut fields, "scope", names::scope(scope));
+    }
+    put(&mut fields, "forward", traffic(&flow.forward));
+    put(&mut fields, "reply", traffic(&flow.reply));
+    if let Some(state) = &flow.tcp {
+        put(&mut fields, "tcp", tcp(state));
+    }
+    if let Some(rtt) = flow.echo_rtt {
+        let mut icmp = Fields::new();
+        put(&mut icmp, "echo_rtt_seconds", seconds(rtt));
+        put(&mut fields, "icmp", icmp);
+    }
+    put(&mut fields, "nat", nat(&flow.nat));
+    put(&mut fields, "remote_sees", socket(flow.remote_sees));
+    put(
+        &mut fields,
+        "hops",
+        flow.hops.iter().map(hop).collect::<Vec<_>>(),
+    );
+    pack(fields)
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "a Struct has no other numbers; exact to 2^53"
+)]
+fn count(number: u64) -> f64 {
+    number as f64
+}
+
+/// Whole nanoseconds as seconds, so that 0.0012 does not print as 0.0011999999.
+fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}
+
+fn traffic(traffic: &Traffic) -> Fields {
+    let mut fields = Fields::new();
+    put(&mut fields, "packets", count(traffic.delta.packets));
+    put(&mut fields, "bytes", count(traffic.delta.bytes));
+    put(&mut fields, "packets_total", count(traffic.total.packets));
+    put(&mut fields, "bytes_total", count(traffic.total.bytes));
+    fields
+}
+
+fn tcp(tcp: &Tcp) -> Fields {
+    let mut flags = Fields::new();
+    put(&mut flags, "forward", flag_list(tcp.forward_flags));
+    put(&mut flags, "reply", flag_list(tcp.reply_flags));
+    let mut fields = Fields::new();
+    put(&mut fields, "state", names::tcp_state(tcp.state));
+    if let Some(rtt) = tcp.handshake_rtt {
+        put(&mut fields, "handshake_rtt_seconds", seconds(rtt));
+    }
+    put(&mut fields, "flags", flags);
+    fields
+}
+
+fn flag_list(flags: u8) -> Vec<Value> {
+    names::tcp_flags(flags)
+        .map(|name| name.into_value())
+        .collect()
+}
+
+fn nat(nat: &Nat) -> Fields {
+    let mut fields = Fields::new();
+    put(&mut fields, "kind", names::nat_kind(nat.kind));
+    put(&mut fields, "original", tuple(&nat.original));
+    put(&mut fields, "translated", tuple(&nat.translated));
+    put(&mut fields, "cause", names::nat_cause(nat.cause));
+    put(&mut fields, "expected", names::expected(nat.expected));
+    if let Some(source) = nat.source {
+        put(&mut fields, "source", names::nat_source(source));
+    }
+    fields
+}
+
+fn tuple(tuple: &Tuple) -> Fields {
+    let mut fields = Fields::new();
+    put(&mut fields, "src", tuple.source.ip().to_string());
+    put(&mut fields, "sport", f64::from(tuple.source.port()));
+    put(&mut fields, "dst", tuple.destination.ip().to_string());
+    put(&mut fields, "dport", f64::from(tuple.destination.port()));
+    fields
+}
+
+fn socket(address: SocketAddr) -> Fields {
+    let mut fields = Fields::new();
+    put(&mut fields, "ip", address.ip().to_string());
+    put(&mut fields, "port", f64::from(address.port()));
+    fields
+}
+
+fn hop(hop: &Hop) -> Value {
+    let mut fields = Fields::new();
+    put(&mut fields, "interface", hop.interface.to_string());
+    put(&mut fields, "ifindex", f64::from(hop.ifindex));
+    put(&mut fields, "role", names::role(hop.role));
+    if let Some(pod) = &hop.pod {
+        put(&mut fields, "pod", pod.to_string());
+    }
+    put(&mut fields, "direction", names::direction(hop.direction));
+    if let Some(forward) = hop.forward {
+        put(&mut fields, "packets", count(forward.packets));
+        put(&mut fields, "bytes", count(forward.bytes));
+    }
+    if let Some(reply) = hop.reply {
+        put(&mut fields, "reply_packets", count(reply.packets));
+        put(&mut fields, "reply_bytes", count(reply.bytes));
+    }
+    if let Some(there) = &hop.tuple {
+        put(&mut fields, "tuple", tuple(there));
+    }
+    fields.into_value()
+}
+
+/// An end of a translation tuple: `path` leads to the tuple, `end` is `s` or `d`.
+fn end(fields: &Fields, tuple: &str, ip: &str, port: &str) -> Option<(IpAddr, u16)> {
+    let address = text(fields, &["nat", tuple, ip])?.parse().ok()?;
+    let port = number(fields, &["nat", tuple, port])?;
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturates"
+    )]
+    Some((address, port as u16))
+}
+
+/// The initiator before and after translation.
+pub fn nat_sources(fields: &Fields) -> impl Iterator<Item = (IpAddr, u16)> {
+    ["original", "translated"]
+        .into_iter()
+        .filter_map(|tuple| end(fields, tuple, "src", "sport"))
+}
+
+/// The destination before and after translation.
+pub fn nat_destinations(fields: &Fields) -> impl Iterator<Item = (IpAddr, u16)> {
+    ["original", "translated"]
+        .into_iter()
+        .filter_map(|tuple| end(fields, tuple, "dst", "dport"))
+}

@@ -1,0 +1,165 @@
+//! The listening side: a unix socket, or TCP.
+
+use std::future::Future;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::transport::server::Router;
+
+use super::state::Observer;
+use crate::sink::proto::node::node_server::NodeServer;
+use crate::sink::proto::observer::observer_server::ObserverServer;
+use crate::sink::proto::peer::peer_server::PeerServer;
+
+/// Name under which stock clients ask for the health of the server.
+const HEALTH_NAME: &str = "hubble.server.Observer";
+
+/// Who runs the agent, and the group they choose, may talk to it.
+const SOCKET_MODE: u32 = 0o660;
+
+/// Why the API is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something else answers on the socket.
+    #[error("socket {0}: an agent serves it already: stop that one or give another --socket")]
+    InUse(PathBuf),
+    /// The path is taken by something that is no socket.
+    #[error("socket {0}: is there and no socket: remove it or give another --socket")]
+    NotASocket(PathBuf),
+    /// The socket cannot be made.
+    #[error("socket {path}: {source}: give a --socket in a directory that can be written to")]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The address cannot be listened on.
+    #[error("address {address}: {source}: give another --listen-hubble")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The server stopped by itself.
+    #[error("gRPC server: {0}")]
+    Server(#[from] tonic::transport::Error),
+}
+
+/// Serves on a unix socket until `shutdown`; then ends all streams and removes the socket.
+///
+/// # Errors
+/// When the socket is served already or cannot be made, or the server fails.
+pub async fn serve(
+    socket: &Path,
+    observer: Observer,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
+    let listener = bind(socket).await?;
+    serve_unix(listener, socket, observer, shutdown).await
+}
+
+/// As [`serve`], on a socket that [`bind`] made.
+///
+/// # Errors
+/// When the server fails.
+pub async fn serve_unix(
+    listener: UnixListener,
+    socket: &Path,
+    observer: Observer,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
+    let router = router(&observer).await;
+    let incoming = UnixListenerStream::new(listener);
+    let served = router
+        .serve_with_incoming_shutdown(incoming, ending(observer, shutdown))
+        .await;
+    if let Err(error) = std::fs::remove_file(socket) {
+        tracing::debug!(socket = %socket.display(), %error, "socket left behind");
+    }
+    Ok(served?)
+}
+
+/// Serves on TCP until `shutdown`.
+///
+/// # Errors
+/// When the address cannot be listened on, or the server fails.
+pub async fn serve_tcp(
+    address: SocketAddr,
+    observer: Observer,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Address { address, source })?;
+    let router = router(&observer).await;
+    let incoming = TcpListenerStream::new(listener);
+    Ok(router
+        .serve_with_incoming_shutdown(incoming, ending(observer, shutdown))
+        .await?)
+}
+
+/// A graceful stop waits for streams, and those that follow never end by themselves.
+async fn ending(observer: Observer, shutdown: impl Future<Output = ()>) {
+    shutdown.await;
+    observer.close();
+}
+
+async fn router(observer: &Observer) -> Router {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter
+        .set_service_status(HEALTH_NAME, tonic_health::ServingStatus::Serving)
+        .await;
+    tonic::transport::Server::builder()
+        .add_service(health)
+        .add_service(ObserverServer::new(observer.clone()))
+        .add_service(PeerServer::new(observer.clone()))
+        .add_service(NodeServer::new(observer.clone()))
+}
+
+/// Makes the socket, mode 0660; one that a dead agent left is replaced.
+///
+/// # Errors
+/// When it is served already, is no socket, or cannot be made.
+pub async fn bind(socket: &Path) -> Result<UnixListener, Error> {
+    let failed = |source| Error::Socket {
+        path: socket.to_owned(),
+        source,
+    };
+    match std::fs::symlink_metadata(socket) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(Error::NotASocket(socket.to_owned()));
+        }
+        Ok(_) => match UnixStream::connect(socket).await {
+            Ok(_) => return Err(Error::InUse(socket.to_owned())),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+            Err(error) => return Err(failed(error)),
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            if let Some(parent) = socket.parent() {
+                std::fs::create_dir_all(parent).map_err(failed)?;
+            }
+        }
+        Err(error) => return Err(failed(error)),
+    }
+    // Made under another name and moved into place, so that nobody finds it before it has its
+    // mode, and an old one is replaced in one step.
+    let mut fresh = socket.as_os_str().to_owned();
+    fresh.push(format!(".{}", std::process::id()));
+    let fresh = PathBuf::from(fresh);
+    let made = UnixListener::bind(&fresh).and_then(|listener| {
+        std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+        std::fs::rename(&fresh, socket)?;
+        Ok(listener)
+    });
+    made.map_err(|error| {
+        // It may not even have been made.
+        let _ = std::fs::remove_file(&fresh);
+        failed(error)
+    })
+}

@@ -1,0 +1,195 @@
+//! What the server knows: recent flows, namespaces, when it started.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use super::ring::{Batch, Ring};
+use crate::flow::{Flow, Identity};
+use crate::sink::proto::node::DescribeResponse;
+
+/// Flows kept when nothing else is said.
+pub const DEFAULT_CAPACITY: usize = 4096;
+
+/// A namespace is listed for so long after its last flow (Hubble API: the last hour).
+const NAMESPACE_AGE: Duration = Duration::from_secs(3600);
+
+/// The rate of flows is taken over so long (Hubble API: the last minute).
+const RATE_WINDOW: Duration = Duration::from_secs(60);
+
+/// What the server says about itself.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the node.
+    pub node: String,
+    /// Where a relay reaches this server: `IP` or `IP:port`; empty when only the local socket
+    /// is served.
+    pub address: String,
+    /// Recent flows to keep, see [`DEFAULT_CAPACITY`].
+    pub capacity: usize,
+}
+
+/// Flows for whoever asks. Cloning gives another handle to the same.
+#[derive(Clone)]
+pub struct Observer(Arc<Shared>);
+
+struct Shared {
+    config: Config,
+    started: Instant,
+    describe: Box<dyn Fn() -> DescribeResponse + Send + Sync>,
+    recent: Mutex<Recent>,
+    /// How many flows there ever were; wakes readers that wait for more.
+    seen: watch::Sender<u64>,
+    /// Turns true when streams have to end.
+    closing: watch::Sender<bool>,
+}
+
+struct Recent {
+    ring: Ring<Arc<Flow>>,
+    namespaces: HashMap<String, SystemTime>,
+}
+
+impl Observer {
+    /// A server without flows yet. `describe` is called for each `Node/Describe`.
+    pub fn new(
+        config: Config,
+        describe: impl Fn() -> DescribeResponse + Send + Sync + 'static,
+    ) -> Self {
+        let recent = Recent {
+            ring: Ring::new(config.capacity),
+            namespaces: HashMap::new(),
+        };
+        Self(Arc::new(Shared {
+            config,
+            started: Instant::now(),
+            describe: Box::new(describe),
+            recent: Mutex::new(recent),
+            seen: watch::Sender::new(0),
+            closing: watch::Sender::new(false),
+        }))
+    }
+
+    /// Adds flows, oldest first. Never waits for a reader: who is slow is told what it missed.
+    pub fn push(&self, flows: impl IntoIterator<Item = Arc<Flow>>) {
+        let seen = {
+            let mut recent = self.recent();
+            for flow in flows {
+                recent.note_namespaces(&flow);
+                recent.ring.push(flow);
+            }
+            recent.ring.seen()
+        };
+        self.0
+            .seen
+            .send_if_modified(|old| std::mem::replace(old, seen) != seen);
+    }
+
+    /// Ends all streams, so that a server can stop.
+    pub fn close(&self) {
+        self.0.closing.send_replace(true);
+    }
+
+    /// What the server says about itself.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    pub(super) fn uptime(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    pub(super) fn describe(&self) -> DescribeResponse {
+        (self.0.describe)()
+    }
+
+    pub(super) fn watch_seen(&self) -> watch::Receiver<u64> {
+        self.0.seen.subscribe()
+    }
+
+    pub(super) fn watch_closing(&self) -> watch::Receiver<bool> {
+        self.0.closing.subscribe()
+    }
+
+    /// All kept flows.
+    pub(super) fn snapshot(&self) -> Batch<Arc<Flow>> {
+        let recent = self.recent();
+        let next = recent.ring.seen();
+        Batch {
+            lost: 0,
+            items: recent.ring.iter().cloned().collect(),
+            next,
+        }
+    }
+
+    /// Up to `limit` flows from number `from` on.
+    pub(super) fn read(&self, from: u64, limit: usize) -> Batch<Arc<Flow>> {
+        self.recent().ring.read(from, limit)
+    }
+
+    /// Flows kept, flows that can be kept, flows ever.
+    pub(super) fn counts(&self) -> (u64, u64, u64) {
+        let recent = self.recent();
+        let ring = &recent.ring;
+        (ring.len() as u64, ring.capacity() as u64, ring.seen())
+    }
+
+    /// Flows a second over the last minute, or over as much of it as is kept.
+    pub(super) fn rate(&self, now: SystemTime) -> f64 {
+        let age = |flow: &Arc<Flow>| now.duration_since(flow.time).unwrap_or_default();
+        let recent = self.recent();
+        let newer = recent
+            .ring
+            .iter()
+            .rev()
+            .take_while(|flow| age(flow) <= RATE_WINDOW);
+        let (mut count, mut oldest) = (0_u32, Duration::ZERO);
+        for flow in newer {
+            count = count.saturating_add(1);
+            oldest = age(flow);
+        }
+        // A full ring that does not reach back a minute says nothing about the time before.
+        let all_kept = (recent.ring.len() as u64) == recent.ring.seen();
+        let reaches_back = u64::from(count) < recent.ring.len() as u64;
+        let window = if all_kept || reaches_back {
+            self.uptime().min(RATE_WINDOW)
+        } else {
+            oldest
+        };
+        f64::from(count) / window.as_secs_f64().max(1.0)
+    }
+
+    /// Namespaces with a flow in the last hour, by name.
+    pub(super) fn namespaces(&self, now: SystemTime) -> Vec<String> {
+        let mut recent = self.recent();
+        recent
+            .namespaces
+            .retain(|_, last| now.duration_since(*last).unwrap_or_default() <= NAMESPACE_AGE);
+        let mut names: Vec<_> = recent.namespaces.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        // Nothing in here is left half-done by a panic.
+        self.0.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recent {
+    fn note_namespaces(&mut self, flow: &Flow) {
+        let pod = |identity: &'_ Identity| identity.pod().map(Arc::clone);
+        for pod in [pod(&flow.source), pod(&flow.destination)]
+            .into_iter()
+            .flatten()
+        {
+            let namespace = &pod.name.namespace;
+            if let Some(last) = self.namespaces.get_mut(namespace) {
+                *last = flow.time;
+            } else {
+                self.namespaces.insert(namespace.clone(), flow.time);
+            }
+        }
+    }
+}

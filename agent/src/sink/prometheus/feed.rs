@@ -1,0 +1,85 @@
+//! What the agent knows of itself, into its metrics.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::{Metrics, SelfMetrics};
+use crate::cluster::{Inventory, WatchErrors};
+use crate::engine::{HookStatus, Status};
+use crate::flow::Direction;
+use crate::sink::log::FlowLog;
+
+/// Where the values come from.
+pub struct Sources {
+    /// The engine.
+    pub statuses: watch::Receiver<Arc<Status>>,
+    /// The cluster.
+    pub inventory: Arc<ArcSwap<Inventory>>,
+    /// Its failures.
+    pub errors: Arc<WatchErrors>,
+    /// The flow log, where there is one.
+    pub log: Option<FlowLog>,
+}
+
+/// Keeps the agent's own metrics up to date, until the engine ends.
+pub async fn feed(metrics: Arc<Metrics>, mut sources: Sources) {
+    let mut known = HashSet::new();
+    while sources.statuses.changed().await.is_ok() {
+        let status = sources.statuses.borrow_and_update().clone();
+        let own = metrics.own();
+        engine(own, &status, &mut known);
+        for (kind, count) in sources.inventory.load().counts() {
+            own.set_kube_objects(kind, count);
+        }
+        for (kind, count) in sources.errors.counts() {
+            own.set_kube_watch_errors(kind, count);
+        }
+        if let Some(log) = &sources.log {
+            own.set_events_lost("flow_log", log.lost());
+        }
+    }
+}
+
+fn engine(own: &SelfMetrics, status: &Status, known: &mut HashSet<Arc<str>>) {
+    let here: HashSet<Arc<str>> = status
+        .interfaces
+        .iter()
+        .map(|one| Arc::clone(&one.name))
+        .collect();
+    for gone in known.difference(&here) {
+        own.forget_interface(gone);
+    }
+    *known = here;
+    // Both of an interface's hooks are there, or neither.
+    own.set_attached_hooks(status.interfaces.iter().map(|one| {
+        (
+            &*one.name,
+            one.role,
+            if one.attached.is_ok() { 2 } else { 0 },
+        )
+    }));
+    for one in &status.interfaces {
+        hook(own, &one.name, Direction::Ingress, &one.ingress);
+        hook(own, &one.name, Direction::Egress, &one.egress);
+    }
+    for (reason, counts) in &status.unplaced {
+        own.set_hook_unattributed("other", Direction::Ingress, reason, *counts);
+    }
+    own.set_flow_table(status.table_entries, status.table_limit);
+    for (kind, lost) in &status.events_lost {
+        own.set_events_lost(kind, *lost);
+    }
+    for drain in &status.drains {
+        own.observe_drain(*drain);
+    }
+}
+
+fn hook(own: &SelfMetrics, interface: &str, direction: Direction, hook: &HookStatus) {
+    own.set_hook(interface, direction, hook.seen(), hook.offload);
+    for (reason, counts) in &hook.unattributed {
+        own.set_hook_unattributed(interface, direction, reason, *counts);
+    }
+}
