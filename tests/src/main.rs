@@ -27,11 +27,11 @@ enum Command {
     },
     /// Remove what labs left that were killed
     Clean,
-    /// Become a command inside a namespace, and die with the parent
+    /// Become a command, inside a namespace if one is named, and die with the parent
     #[command(hide = true)]
     ExecIn {
         #[arg(long)]
-        netns: String,
+        netns: Option<String>,
         #[arg(long)]
         parent: u32,
         #[arg(last = true)]
@@ -67,7 +67,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             netns,
             parent,
             argv,
-        } => return Err(lab::exec_in(&netns, parent, &argv)),
+        } => return Err(lab::exec_in(netns.as_deref(), parent, &argv)),
         Command::Program(program) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

@@ -123,11 +123,12 @@ impl Agent {
             if let Ok((200, _)) = self.http("/readyz") {
                 return Ok(());
             }
-            ensure!(
-                self.is_running(),
-                "the agent ended before it was ready: {}",
-                self.log().trim()
-            );
+            if let Some(status) = self.process.wait(Duration::ZERO)? {
+                bail!(
+                    "the agent ended with {status} before it was ready: {}",
+                    self.log().trim()
+                );
+            }
             ensure!(
                 start.elapsed() < START_TIMEOUT,
                 "the agent is not ready after {START_TIMEOUT:?}: {}",

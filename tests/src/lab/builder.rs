@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::api::Api;
 use super::kubenet::{self, Kubenet};
@@ -79,6 +79,7 @@ impl LabBuilder {
     /// Builds it: when this returns, every pod can send and every server listens. What
     /// crashed labs left is removed before.
     pub fn start(self) -> Result<Lab> {
+        ensure!(is_root(), "a lab needs network namespaces: run as root");
         let name = match self.exact_name {
             true => self.name,
             false => unique(&self.name),
@@ -100,6 +101,7 @@ impl LabBuilder {
                 pods: Vec::new(),
                 services: self.services,
                 processes: HashMap::new(),
+                entrypoints: HashMap::new(),
             }),
             relays: Mutex::new(Vec::new()),
             api,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::netns::{self, Netns};
 use super::pods::{self, Pod, PodSpec};
-use super::process::Proc;
+use super::process::{Finished, Proc, lab_command};
 use super::relay::Relay;
 use super::services::Service;
 use super::{API_ON_NODE, Lab, READY_TIMEOUT, objects, rules, run_dir, wait_for};
@@ -43,6 +43,12 @@ impl Lab {
                 self.wait_forwarding(&self.node(index), &ports)?;
             }
         }
+        for pod in &added {
+            if let Some(args) = &pod.spec().entrypoint {
+                let process = self.spawn(&pod.netns(), lab_command(args)?)?;
+                self.lock().entrypoints.insert(pod.role(), process);
+            }
+        }
         self.write_zone()?;
         let logs = self.run_dir().join("logs");
         let mut started: Vec<(String, Vec<Proc>)> = Vec::new();
@@ -60,6 +66,19 @@ impl Lab {
         Ok(added)
     }
 
+    /// Waits for the end of the entrypoint of pod `short`.
+    pub fn finished(&self, short: &str) -> Result<Finished> {
+        let role = self.pod(short)?.role();
+        let process = self.lock().entrypoints.remove(&role);
+        let mut process = process.with_context(|| format!("pod '{short}' has no entrypoint"))?;
+        let status = process.wait(READY_TIMEOUT)?;
+        Ok(Finished {
+            status: status.with_context(|| format!("the entrypoint of '{short}' still runs"))?,
+            stdout: process.stdout(),
+            stderr: process.stderr(),
+        })
+    }
+
     /// Ends a pod: its object first, as the kubelet does, then everything else of it.
     pub fn remove_pod(&self, short: &str) -> Result<()> {
         let pod = self.pod(short)?;
@@ -69,7 +88,10 @@ impl Lab {
         let ended = {
             let mut state = self.lock();
             state.pods.retain(|other| other.short() != short);
-            state.processes.remove(&pod.role())
+            (
+                state.processes.remove(&pod.role()),
+                state.entrypoints.remove(&pod.role()),
+            )
         };
         self.sync_services()?;
         drop(ended);

@@ -11,7 +11,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::agent::{Agent, socket_in};
-use super::process::binary;
+use super::process::{binary, spawn_here};
 use super::{Lab, RUN_ROOT, live};
 
 /// The pause between two rounds of traffic.
@@ -46,8 +46,9 @@ pub fn run(options: &DemoOptions) -> Result<()> {
     let mut agents = Vec::new();
     if !options.no_agents {
         for index in 0..nodes {
-            agents.push(lab.start_agent(index, &["--capture-dns"])?);
+            agents.push(lab.launch_agent(index, &[])?);
         }
+        agents.iter_mut().try_for_each(Agent::wait_ready)?;
     }
     println!("{}", intro(&lab, start.elapsed()));
     let mut observer = match agents.is_empty() {
@@ -58,7 +59,7 @@ pub fn run(options: &DemoOptions) -> Result<()> {
     let over = || stop.load(Ordering::SeqCst) || end.is_some_and(|end| Instant::now() >= end);
     let outcome = play_rounds(&lab, &mut agents, &mut observer, &over);
     if let Some(observer) = &mut observer {
-        // By its id, and it may have ended with the same Ctrl-C.
+        // It may have ended already.
         let _ = observer.kill();
         observer.wait()?;
     }
@@ -133,14 +134,13 @@ pub fn cli(args: &[String]) -> Result<ExitStatus> {
 
 /// `nodescope observe -f` on all agents, to this terminal.
 fn observe(agents: &[Agent]) -> Result<Child> {
-    let mut command = Command::new(binary("NODESCOPE_BIN", "nodescope")?);
-    command.args(["observe", "--follow"]);
+    let mut argv = vec![binary("NODESCOPE_BIN", "nodescope")?];
+    argv.extend(["observe".to_owned(), "--follow".to_owned()]);
     for agent in agents {
-        command
-            .arg("--server")
-            .arg(format!("unix://{}", agent.socket().display()));
+        let address = format!("unix://{}", agent.socket().display());
+        argv.extend(["--server".to_owned(), address]);
     }
-    command.spawn().context("running nodescope observe")
+    spawn_here(&argv).context("running nodescope observe")
 }
 
 /// What the user sees first.

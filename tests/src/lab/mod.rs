@@ -84,6 +84,8 @@ struct State {
     services: Vec<Service>,
     /// The lab's own servers, by the role of their namespace.
     processes: HashMap<String, Vec<Proc>>,
+    /// What pods started with, by the same.
+    entrypoints: HashMap<String, Proc>,
 }
 
 impl Lab {
@@ -219,7 +221,11 @@ impl Drop for Lab {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
-        self.lock().processes.clear();
+        {
+            let mut state = self.lock();
+            state.processes.clear();
+            state.entrypoints.clear();
+        }
         if let Err(error) = run_dir::remove_namespaces(&self.name) {
             eprintln!("removing lab {}: {error:#}", self.name);
         }

@@ -28,8 +28,10 @@ pub struct PodSpec {
     pub ip: Option<Ipv4Addr>,
     /// Ports that its container declares: name, protocol, number.
     pub ports: Vec<(String, Protocol, u16)>,
-    /// Programs of the lab binary that run in it from the start, each an argument vector.
+    /// Servers of the lab binary that run in it from the start, each an argument vector.
     pub programs: Vec<Vec<String>>,
+    /// A program of the lab binary that starts the moment the pod's interface is usable.
+    pub entrypoint: Option<Vec<String>>,
 }
 
 impl PodSpec {
@@ -45,6 +47,7 @@ impl PodSpec {
             ip: None,
             ports: Vec::new(),
             programs: Vec::new(),
+            entrypoint: None,
         }
     }
 
@@ -84,7 +87,15 @@ impl PodSpec {
         self
     }
 
-    /// Runs a program of the lab binary in it from the start.
+    /// Runs a client of the lab binary in it the moment its interface is usable, before
+    /// services, nodes and API server know it: its end is [`super::Lab::finished`].
+    #[must_use]
+    pub fn entrypoint(mut self, args: &[&str]) -> Self {
+        self.entrypoint = Some(args.iter().map(|arg| (*arg).to_owned()).collect());
+        self
+    }
+
+    /// Runs a server of the lab binary in it from the start; the pod is up when it listens.
     #[must_use]
     pub fn program(mut self, args: &[&str]) -> Self {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();

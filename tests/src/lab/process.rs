@@ -57,7 +57,7 @@ impl Proc {
         let what = argv.join(" ");
         let stdout = base.with_extension("out");
         let stderr = base.with_extension("err");
-        let mut command = wrapped(netns, argv)?;
+        let mut command = wrapped(Some(netns), argv)?;
         command
             .stdin(Stdio::null())
             .stdout(File::create(&stdout).with_context(|| format!("{}", stdout.display()))?)
@@ -144,7 +144,7 @@ impl Drop for Proc {
 }
 
 impl Netns {
-    /// Runs `argv` inside to its end, at most [`RUN_TIMEOUT`].
+    /// Runs `argv` inside to its end, at most half a minute.
     pub fn run<S: AsRef<str>>(&self, argv: impl IntoIterator<Item = S>) -> Result<Finished> {
         let argv: Vec<String> = argv.into_iter().map(|s| s.as_ref().to_owned()).collect();
         let dir = tempfile::tempdir()?;
@@ -193,9 +193,9 @@ pub fn binary(variable: &str, name: &str) -> Result<String> {
         })
 }
 
-/// The child side of [`Proc::start`]: ties its life to the parent's, enters the namespace
-/// and becomes the command. Returns only when that fails.
-pub fn exec_in(netns: &str, parent: u32, argv: &[String]) -> anyhow::Error {
+/// The child side of [`Proc::start`]: ties its life to the parent's, enters the namespace,
+/// if one is given, and becomes the command. Returns only when that fails.
+pub fn exec_in(netns: Option<&str>, parent: u32, argv: &[String]) -> anyhow::Error {
     let prepare = || -> Result<()> {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // The parent may have died before the line above.
@@ -203,7 +203,7 @@ pub fn exec_in(netns: &str, parent: u32, argv: &[String]) -> anyhow::Error {
         if now != i32::try_from(parent).ok() {
             bail!("the lab's process {parent} is gone");
         }
-        Netns::named(netns).enter_for_good()
+        netns.map_or(Ok(()), |name| Netns::named(name).enter_for_good())
     };
     if let Err(error) = prepare() {
         return error;
@@ -215,12 +215,21 @@ pub fn exec_in(netns: &str, parent: u32, argv: &[String]) -> anyhow::Error {
     anyhow!("cannot run {program}: {error}")
 }
 
+/// Starts `argv` outside the lab's namespaces, with this process's input and output.
+pub(super) fn spawn_here(argv: &[String]) -> Result<Child> {
+    spawn(wrapped(None, argv)?)
+}
+
 /// `argv` behind the lab binary's `exec-in`, in a process group of its own: a Ctrl-C at the
 /// terminal reaches the lab alone, which then ends its children in order.
-fn wrapped(netns: &Netns, argv: &[String]) -> Result<Command> {
+fn wrapped(netns: Option<&Netns>, argv: &[String]) -> Result<Command> {
     let mut command = Command::new(binary("NODESCOPE_LAB_BIN", "nodescope-lab")?);
+    command.arg("exec-in");
+    if let Some(netns) = netns {
+        command.args(["--netns", netns.name()]);
+    }
     command
-        .args(["exec-in", "--netns", netns.name(), "--parent"])
+        .arg("--parent")
         .arg(std::process::id().to_string())
         .arg("--")
         .args(argv)

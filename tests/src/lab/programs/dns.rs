@@ -98,11 +98,16 @@ fn answer(question: &[u8], peer: SocketAddr, zone: &PathBuf) -> Result<Vec<u8>> 
         "{}",
         json!({
             "peer": peer, "name": plain(query.name()), "type": query.query_type().to_string(),
-            "rcode": reply.metadata.response_code.to_string(),
+            "rcode": rcode(&reply),
         })
     );
     reply.add_query(query);
     Ok(reply.to_vec()?)
+}
+
+/// The answer code as `dig` writes it: NOERROR, NXDOMAIN.
+fn rcode(reply: &Message) -> String {
+    format!("{:?}", reply.metadata.response_code).to_ascii_uppercase()
 }
 
 /// Lower case, without the dot at the end.
@@ -125,7 +130,7 @@ pub(super) async fn query(name: &str, server: IpAddr, record_type: &str, pace: P
             "{}",
             json!({
                 "local": local, "name": name,
-                "rcode": reply.metadata.response_code.to_string(),
+                "rcode": rcode(&reply),
                 "answers": addresses(&reply),
                 "latency_seconds": start.elapsed().as_secs_f64(),
             })
@@ -142,10 +147,9 @@ pub(super) async fn resolve(name: &str, server: IpAddr, pace: Pace) -> Result<Ip
     };
     let (reply, _) = ask(name, server, RecordType::A, any_port).await?;
     let first = addresses(&reply).first().copied();
-    first.map(IpAddr::V4).with_context(|| {
-        let code = reply.metadata.response_code;
-        format!("{server} has no address for {name}: {code}")
-    })
+    first
+        .map(IpAddr::V4)
+        .with_context(|| format!("{server} has no address for {name}: {}", rcode(&reply)))
 }
 
 async fn ask(

@@ -47,7 +47,7 @@ pub enum Program {
     },
     /// Get a URL, each time over a new connection
     HttpGet {
-        /// http://HOST[:PORT]/PATH
+        /// `http://HOST:PORT/PATH`
         url: String,
         /// DNS server to ask for the host's address
         #[arg(long)]
