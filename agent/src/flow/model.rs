@@ -56,13 +56,21 @@ pub struct Tuple {
 impl Tuple {
     /// The tuple of the answer.
     pub fn reversed(self) -> Self {
-        Self { source: self.destination, destination: self.source, ..self }
+        Self {
+            source: self.destination,
+            destination: self.source,
+            ..self
+        }
     }
 }
 
 impl std::fmt::Display for Tuple {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} -> {}", self.protocol, self.source, self.destination)
+        write!(
+            f,
+            "{} {} -> {}",
+            self.protocol, self.source, self.destination
+        )
     }
 }
 
@@ -334,6 +342,8 @@ pub struct Flow {
     pub tcp: Option<Tcp>,
     /// ICMP echo only: time between a request and its answer, the newest.
     pub echo_rtt: Option<Duration>,
+    /// ICMP that is no echo: type and code.
+    pub icmp_message: Option<(u8, u8)>,
     /// Translation.
     pub nat: Nat,
     /// The initiator as the far end sees it.

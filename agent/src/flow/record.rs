@@ -89,6 +89,7 @@ pub fn flow(
         forward: traffic(totals.0, connection.reported.0),
         reply: traffic(totals.1, connection.reported.1),
         echo_rtt: rtt.filter(|_| tcp.is_none()),
+        icmp_message: icmp_message(connection),
         tcp,
         nat: nat(connection, far),
         remote_sees: far.source,
@@ -120,6 +121,15 @@ fn round_trip(hop: &HopState) -> Option<Duration> {
     let record = &hop.record;
     (record.request_ns != 0 && record.answer_ns > record.request_ns)
         .then(|| Duration::from_nanos(record.answer_ns - record.request_ns))
+}
+
+/// Type and code, which the contract packs into the ports of a message that is no echo.
+fn icmp_message(connection: &Connection) -> Option<(u8, u8)> {
+    let hop = connection.hops.first()?;
+    (hop.key.kind == nodescope_ebpf::Kind::IcmpMessage as u8).then(|| {
+        let [kind, code] = hop.key.a_port.to_be_bytes();
+        (kind, code)
+    })
 }
 
 fn nat(connection: &Connection, far: Tuple) -> Nat {

@@ -111,6 +111,7 @@ pub fn pod_to_pod() -> Flow {
             reply_flags: 0x12,
         }),
         echo_rtt: None,
+        icmp_message: None,
         nat: Nat {
             kind: NatKind::None,
             original: tuple,

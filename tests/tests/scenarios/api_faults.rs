@@ -13,7 +13,7 @@ fn scenario_34_an_api_that_fails_costs_names_and_nothing_else() -> Result<()> {
     };
     let api = lab.api().context("the lab has no API server")?;
     let (web, web2) = (lab.pod("web")?, lab.pod("web2")?);
-    for fault in [Fault::Status500, Fault::Garbage] {
+    for fault in [Fault::Code(500), Fault::Garbage] {
         api.faults().set(fault);
         let mut agent = lab.start_agent(0, &["--flow-interval", "500ms"])?;
         eventually("the failures are counted", || {

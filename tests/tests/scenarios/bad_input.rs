@@ -51,7 +51,10 @@ fn an_unreadable_kubeconfig_is_one_line_and_exit_1() -> Result<()> {
         assert_eq!(status.code(), Some(1));
         let log = agent.log();
         let last = log.lines().last().unwrap_or_default();
-        assert!(last.contains(path) && last.contains("--kubeconfig"), "{log}");
+        assert!(
+            last.contains(path) && last.contains("--kubeconfig"),
+            "{log}"
+        );
     }
     Ok(())
 }
@@ -77,13 +80,16 @@ fn malformed_and_truncated_frames_are_counted() -> Result<()> {
     };
     let agent = agent(&lab, 0)?;
     let (web, web2) = (lab.pod("web")?, lab.pod("web2")?);
-    let ethernet = "02000000000102000000000208";
-    let ip = |rest: &str| format!("{ethernet}00{rest}");
+    let macs = "020000000001020000000002";
+    let ip = |rest: &str| format!("{macs}0800{rest}");
     let frames = [
         // An IPv4 header that the frame cuts off after 8 bytes.
         ("truncated", ip("4500001400004000")),
         // A TCP header that the frame cuts off after 4 bytes.
-        ("truncated", ip("4500001800004000400600000af4000f0af400101f901f90")),
+        (
+            "truncated",
+            ip("4500001800004000400600000af4000f0af400101f901f90"),
+        ),
         // Version 5.
         ("malformed", ip("5500001400004000400600000af4000f0af40010")),
         // A header of 16 bytes.
@@ -96,11 +102,14 @@ fn malformed_and_truncated_frames_are_counted() -> Result<()> {
             ip("4500002800004000400600000af4000f0af400101f901f9000000000000000001002ffff00000000"),
         ),
         // A later fragment: no ports.
-        ("fragment", ip("4500001c00000010401100000af4000f0af400100000000000000000")),
+        (
+            "fragment",
+            ip("4500001c00000010401100000af4000f0af400100000000000000000"),
+        ),
         // A VLAN tag in the frame.
-        ("tagged", format!("{ethernet}".replace("08", "") + "81000001080045000014")),
+        ("tagged", format!("{macs}81000001080045000014")),
         // An EtherType for local experiments.
-        ("not_ip", format!("{}88b50000", &ethernet[..24])),
+        ("not_ip", format!("{macs}88b50000")),
     ];
     let count = |reason: &str| -> Result<u64> {
         let labels = [
@@ -121,7 +130,11 @@ fn malformed_and_truncated_frames_are_counted() -> Result<()> {
         eventually(&format!("five more are {reason}: {frame}"), || {
             let now = count(reason)?;
             // ARP is not IP either, and comes when it will.
-            Ok(if *reason == "not_ip" { now >= arp + 5 } else { now == wanted })
+            Ok(if *reason == "not_ip" {
+                now >= arp + 5
+            } else {
+                now == wanted
+            })
         })?;
     }
     get(&web.netns(), &format!("http://{}:8080/", web2.ip()))?;

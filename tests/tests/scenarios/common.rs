@@ -127,9 +127,8 @@ impl Hop {
 
     /// Packets and bytes of the interface's ingress and of its egress.
     pub fn both_ways(&self) -> Option<[(u64, u64); 2]> {
-        let pair = |packets: &str, bytes: &str| {
-            Some((number(&self.0[packets])?, number(&self.0[bytes])?))
-        };
+        let pair =
+            |packets: &str, bytes: &str| Some((number(&self.0[packets])?, number(&self.0[bytes])?));
         let forward = pair("packets", "bytes")?;
         let reply = pair("reply_packets", "reply_bytes")?;
         Some(if self.is_ingress() {

@@ -65,11 +65,18 @@ fn traffic(lab: &Lab) -> Result<()> {
         assert_eq!(played.error, None, "{}", played.play.what);
     }
     let (web, web2, api) = (lab.pod("web")?, lab.pod("web2")?, lab.pod("api")?);
-    for to in [web2.ip().to_string(), api.ip().to_string(), "10.1.2.3".to_owned()] {
+    for to in [
+        web2.ip().to_string(),
+        api.ip().to_string(),
+        "10.1.2.3".to_owned(),
+    ] {
         get(&web.netns(), &format!("http://{to}:8080/?size=2000000"))?;
     }
     // An EtherType for local experiments (IEEE 802), and an IPv4 packet that ends in its header.
-    let frames = ["ffffffffffff02000000000188b50000", "ffffffffffff020000000001080045000014"];
+    let frames = [
+        "ffffffffffff02000000000188b50000",
+        "ffffffffffff020000000001080045000014",
+    ];
     web.run_lab(["raw-send", "eth0", frames[0], frames[1], "--count", "7"])?
         .success()?;
     Ok(())
@@ -145,7 +152,10 @@ fn records_and_unattributed_are_what_the_interfaces_counted() -> Result<()> {
                 continue;
             };
             let sum = sums.entry(interface.to_owned()).or_default();
-            for (at, value) in [ingress.0, ingress.1, egress.0, egress.1].iter().enumerate() {
+            for (at, value) in [ingress.0, ingress.1, egress.0, egress.1]
+                .iter()
+                .enumerate()
+            {
                 sum[at] += value;
             }
         }

@@ -53,8 +53,10 @@ fn scenario_33_a_new_pod_is_covered_from_its_first_syn() -> Result<()> {
     assert!(metric(&agent, "nodescope_attached_hooks", &labels)?.is_some());
     lab.remove_pod("late")?;
     eventually("the interface is forgotten", || {
-        Ok(metric(&agent, "nodescope_attached_hooks", &labels)?.is_none()
-            && metric(&agent, "nodescope_hook_packets_total", &labels)?.is_none())
+        Ok(
+            metric(&agent, "nodescope_attached_hooks", &labels)?.is_none()
+                && metric(&agent, "nodescope_hook_packets_total", &labels)?.is_none(),
+        )
     })
 }
 

@@ -67,8 +67,14 @@ fn scenario_06_same_node_is_bridged_with_the_bridge_promiscuous_and_not() -> Res
         );
         // Totals of the record are those of the first hop.
         let [(packets, _), (replies, _)] = counted_at(&record, web.host_interface())?;
-        assert_eq!(crate::common::number(record.ext("/forward/packets_total")), Some(packets));
-        assert_eq!(crate::common::number(record.ext("/reply/packets_total")), Some(replies));
+        assert_eq!(
+            crate::common::number(record.ext("/forward/packets_total")),
+            Some(packets)
+        );
+        assert_eq!(
+            crate::common::number(record.ext("/reply/packets_total")),
+            Some(replies)
+        );
     }
     Ok(())
 }
@@ -140,14 +146,24 @@ fn scenario_09_round_trip_times() -> Result<()> {
     let ping = ["ping", "-q", "-c", "3", "-i", "0.2", "-W", "1", &to];
     web.run(ping)?.success()?;
     let echo = one(&agent, "three echoes and their answers", |record| {
-        between(record, &from, &to, record.tuple("/nat/original").map_or(0, |t| t.1.port()))
-            && record.flow("/l4/ICMPv4").is_object()
+        between(
+            record,
+            &from,
+            &to,
+            record.tuple("/nat/original").map_or(0, |t| t.1.port()),
+        ) && record.flow("/l4/ICMPv4").is_object()
             && crate::common::number(record.ext("/reply/packets_total")) == Some(3)
     })?;
-    assert_eq!(crate::common::number(echo.ext("/forward/packets_total")), Some(3));
+    assert_eq!(
+        crate::common::number(echo.ext("/forward/packets_total")),
+        Some(3)
+    );
     // 20 bytes of IPv4, 8 of ICMP, 56 of ping's own, 14 of Ethernet.
-    assert_eq!(crate::common::number(echo.ext("/forward/bytes_total")), Some(3 * 98));
-    let rtt = echo.ext("/echo_rtt_seconds").as_f64();
+    assert_eq!(
+        crate::common::number(echo.ext("/forward/bytes_total")),
+        Some(3 * 98)
+    );
+    let rtt = echo.ext("/icmp/echo_rtt_seconds").as_f64();
     assert!(rtt.is_some_and(|rtt| rtt > 0.0 && rtt < 1.0), "{rtt:?}");
 
     get(&web.netns(), &format!("http://{to}:8080/"))?;

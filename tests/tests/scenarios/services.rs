@@ -44,7 +44,10 @@ fn scenario_17_cluster_ip_names_service_and_backend() -> Result<()> {
         );
         assert_eq!(record.flow("/destination/pod_name"), &json!(backend.name()));
         assert_eq!(record.flow("/source/pod_name"), &json!(web.name()));
-        assert_eq!(record.flow("/IP/destination"), &json!(backend.ip().to_string()));
+        assert_eq!(
+            record.flow("/IP/destination"),
+            &json!(backend.ip().to_string())
+        );
         assert_eq!(record.ext("/class"), "pod-to-pod");
         assert_eq!(
             record.remote_sees().map(|seen| seen.to_string()),

@@ -58,7 +58,10 @@ fn scenario_11_snat_is_what_conntrack_says() -> Result<()> {
             between(record, &from, to, 8080)
         })?;
         let local: SocketAddr = seen["local"].as_str().context("no local")?.parse()?;
-        agrees(&record, &entry(&lab, local, SocketAddr::new(to.parse()?, 8080))?);
+        agrees(
+            &record,
+            &entry(&lab, local, SocketAddr::new(to.parse()?, 8080))?,
+        );
         // What the server's own socket saw.
         assert_eq!(
             record.remote_sees().map(|seen| seen.to_string()),
@@ -90,8 +93,17 @@ fn scenario_11_colliding_source_ports_keep_their_own_translation() -> Result<()>
     let url = format!("http://{to}/?size=200000");
     let port = PORT.to_string();
     let curl = [
-        "curl", "-sS", "-o", "/dev/null", "--max-time", "20", "--limit-rate", "100k",
-        "--local-port", &port, &url,
+        "curl",
+        "-sS",
+        "-o",
+        "/dev/null",
+        "--max-time",
+        "20",
+        "--limit-rate",
+        "100k",
+        "--local-port",
+        &port,
+        &url,
     ];
     thread::scope(|scope| -> Result<()> {
         let running: Vec<_> = pods
@@ -101,28 +113,39 @@ fn scenario_11_colliding_source_ports_keep_their_own_translation() -> Result<()>
         let mut ports = Vec::new();
         for pod in &pods {
             let from = SocketAddr::new(pod.ip().into(), PORT);
-            let record = one(&agent, "an open connection with its translation", |record| {
-                record.tuple("/nat/original") == Some((from, to))
-                    && record.ext("/nat/kind") == "snat"
-            })?;
+            let record = one(
+                &agent,
+                "an open connection with its translation",
+                |record| {
+                    record.tuple("/nat/original") == Some((from, to))
+                        && record.ext("/nat/kind") == "snat"
+                },
+            )?;
             agrees(&record, &entry(&lab, from, to)?);
             assert_eq!(record.flow("/source/pod_name"), &json!(pod.name()));
             ports.push(record.remote_sees().context("no remote_sees")?);
         }
         assert_ne!(ports[0], ports[1], "there was no collision to resolve");
         assert!(
-            ports.iter().all(|seen| seen.ip().to_string() == "10.224.0.4"),
+            ports
+                .iter()
+                .all(|seen| seen.ip().to_string() == "10.224.0.4"),
             "{ports:?}"
         );
         let mut witness: Vec<String> = Vec::new();
         for thread in running {
-            thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
+            thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("a client panicked"))??;
         }
         for served in lab.served("vm")? {
             witness.extend(served["peer"].as_str().map(str::to_owned));
         }
         for port in ports {
-            assert!(witness.contains(&port.to_string()), "{port} not in {witness:?}");
+            assert!(
+                witness.contains(&port.to_string()),
+                "{port} not in {witness:?}"
+            );
         }
         Ok(())
     })

@@ -72,6 +72,7 @@ fn flow(
         reply: Traffic::default(),
         tcp: None,
         echo_rtt: None,
+        icmp_message: None,
         nat: Nat {
             kind,
             original,

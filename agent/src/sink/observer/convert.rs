@@ -142,12 +142,8 @@ fn layer4(flow: &Flow) -> Option<proto::Layer4> {
 /// Type and code. Echo has its id as both ports of the tuple, other messages `type << 8 | code`
 /// as the destination's.
 fn icmp(flow: &Flow, echo: u32) -> (u32, u32) {
-    let port = flow.tuple.destination.port();
-    if flow.echo_rtt.is_some() || flow.tuple.source.port() == port {
-        (echo, 0)
-    } else {
-        (u32::from(port >> 8), u32::from(port & 0xff))
-    }
+    flow.icmp_message
+        .map_or((echo, 0), |(kind, code)| (u32::from(kind), u32::from(code)))
 }
 
 fn flags(flags: u8) -> proto::TcpFlags {

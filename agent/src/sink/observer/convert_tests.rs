@@ -179,8 +179,7 @@ fn an_echo_is_one_and_other_icmp_has_type_and_code() {
     let mut flow = fixture::ping();
     assert_eq!(icmp(&flow), Some((8, 0)));
     flow.echo_rtt = None;
-    flow.tuple.source.set_port(0);
-    flow.tuple.destination.set_port(3 << 8 | 1);
+    flow.icmp_message = Some((3, 1));
     assert_eq!(icmp(&flow), Some((3, 1)));
 }
 

@@ -173,7 +173,15 @@ fn the_agent_about_itself() -> Tested {
     own.set_attached_hooks([("eth0", Role::Uplink, 2)]);
     own.set_attached_hooks([("veth0", Role::Pod, 1)]);
     for packets in [5, 8, 8, 2] {
-        own.set_hook_packets("veth0", Direction::Ingress, packets);
+        own.set_hook(
+            "veth0",
+            Direction::Ingress,
+            Counts {
+                packets,
+                bytes: 60 * packets,
+            },
+            0,
+        );
     }
     own.set_hook_unattributed(
         "veth0",
@@ -188,7 +196,7 @@ fn the_agent_about_itself() -> Tested {
     own.set_events_lost("ringbuf", 7);
     own.observe_drain(Duration::from_millis(2));
     own.set_kube_objects("Pod", 9);
-    own.count_kube_watch_error("Pod");
+    own.set_kube_watch_errors("Pod", 1);
     let hook = "nodescope_hook_packets_total{direction=\"ingress\",interface=\"veth0\"}";
     for (series, wanted) in [
         (
@@ -221,7 +229,15 @@ fn the_agent_about_itself() -> Tested {
     }
     own.forget_interface("veth0");
     assert_value!(metrics, hook, None);
-    own.set_hook_packets("veth0", Direction::Ingress, 3);
+    own.set_hook(
+        "veth0",
+        Direction::Ingress,
+        Counts {
+            packets: 3,
+            bytes: 180,
+        },
+        0,
+    );
     assert_value!(metrics, hook, Some(3.0));
     Ok(())
 }
