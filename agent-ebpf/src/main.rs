@@ -34,8 +34,16 @@ pub fn host_ingress(ctx: TcContext) -> i32 {
 
 /// Packets that an interface sends.
 #[classifier]
-pub fn egress(ctx: TcContext) -> i32 {
+pub fn port_egress(ctx: TcContext) -> i32 {
     hops::account::<true, false>(&ctx);
+    TC_ACT_UNSPEC
+}
+
+/// Packets that a bridge or an uplink sends: not those that only pass its queue on their way
+/// from one port to another.
+#[classifier]
+pub fn host_egress(ctx: TcContext) -> i32 {
+    hops::account::<true, true>(&ctx);
     TC_ACT_UNSPEC
 }
 
