@@ -56,6 +56,8 @@ pub struct Settings {
     pub max_connections: u32,
     /// Read translations from `skb->_nfct`.
     pub nat: bool,
+    /// How programs hang on interfaces; `None` for the best that this kernel offers.
+    pub method: Option<Method>,
 }
 
 /// Hooks that a connection passes on one node at the most in the usual models: two pods and a
@@ -129,7 +131,7 @@ impl Datapath {
             _ => return Err(Error::Incomplete(HOPS)),
         };
         Ok(Self {
-            attached: attach::Attached::new(Method::of_this_kernel()),
+            attached: attach::Attached::new(settings.method.unwrap_or_else(Method::of_this_kernel)),
             hops,
             nat: typed(&mut ebpf, NAT)?,
             ports: typed(&mut ebpf, PORTS)?,
