@@ -7,13 +7,14 @@ use std::thread;
 
 use nodescope::datapath::{Datapath, Method, Settings, Side};
 
-type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Outcome = Result<(), Failure>;
 
 /// A namespace `ns-labdp…` with one end of a veth pair, the other end in `…-peer`.
 struct Namespaces(String);
 
 impl Namespaces {
-    fn new(name: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    fn new(name: &str) -> Result<Self, Failure> {
         let name = format!("ns-labdp{name}{}", std::process::id());
         let peer = format!("{name}-peer");
         let made = Self(name.clone());
@@ -37,19 +38,25 @@ impl Namespaces {
     }
 
     /// Runs `work` on a thread inside.
-    fn enter<T: Send>(&self, suffix: &str, work: impl FnOnce() -> T + Send) -> T {
+    fn enter<T: Send>(
+        &self,
+        suffix: &str,
+        work: impl FnOnce() -> Result<T, Failure> + Send,
+    ) -> Result<T, Failure> {
         let path = format!("/run/netns/{}{suffix}", self.0);
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
-                let file = std::fs::File::open(&path).unwrap();
+                let file = std::fs::File::open(&path)?;
                 rustix::thread::move_into_link_name_space(
                     std::os::fd::AsFd::as_fd(&file),
                     Some(rustix::thread::LinkNameSpaceType::Network),
-                )
-                .unwrap();
+                )?;
                 work()
             });
-            inside.join().unwrap()
+            match inside.join() {
+                Ok(outcome) => outcome,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
         })
     }
 }
@@ -79,7 +86,7 @@ fn is_root() -> bool {
 }
 
 /// How many filters an interface has at its ingress and egress, by tc's own word.
-fn filters(interface: &str) -> Result<[usize; 2], Box<dyn std::error::Error + Send + Sync>> {
+fn filters(interface: &str) -> Result<[usize; 2], Failure> {
     let mut counts = [0; 2];
     for (count, direction) in counts.iter_mut().zip(["ingress", "egress"]) {
         let args = ["filter", "show", "dev", interface, direction];
@@ -100,7 +107,9 @@ fn load(method: Method) -> Result<Datapath, nodescope::datapath::Error> {
 
 /// Sends `packets` datagrams of `size` bytes from the near end to the far.
 fn send(namespaces: &Namespaces, packets: usize, size: usize) -> Outcome {
-    let server = namespaces.enter("-peer", || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 7000)))?;
+    let server = namespaces.enter("-peer", || {
+        Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 7000))?)
+    })?;
     namespaces.enter("", || -> Outcome {
         let client = UdpSocket::bind((Ipv4Addr::new(10, 244, 0, 1), 6000))?;
         for _ in 0..packets {
@@ -167,7 +176,10 @@ fn counts_exactly(method: Method) -> Outcome {
 
     // Off again: nothing is counted, nothing stays.
     let index = namespaces.enter("", || interface_index("near"))?;
-    namespaces.enter("", || datapath.detach(index));
+    namespaces.enter("", || {
+        datapath.detach(index);
+        Ok(())
+    })?;
     send(&namespaces, 3, 10)?;
     assert_eq!(
         counted(&mut datapath)?,
@@ -177,7 +189,7 @@ fn counts_exactly(method: Method) -> Outcome {
     Ok(())
 }
 
-fn interface_index(name: &str) -> Result<u32, Box<dyn std::error::Error + Send + Sync>> {
+fn interface_index(name: &str) -> Result<u32, Failure> {
     let out = Command::new("ip")
         .args(["-o", "link", "show", "dev", name])
         .output()?;
@@ -216,7 +228,7 @@ fn clsact_filters_of_a_killed_agent_are_replaced() -> Outcome {
     let index = namespaces.enter("", || -> Result<u32, _> {
         let index = interface_index("near")?;
         killed.attach(index, "near", Side::Port)?;
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(index)
+        Ok::<_, Failure>(index)
     })?;
     // As SIGKILL does: no destructor runs, the filters stay.
     std::mem::forget(killed);
