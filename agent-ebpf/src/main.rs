@@ -9,6 +9,10 @@
     missing_docs,
     reason = "entry points are documented here, maps where they are made"
 )]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value a key would be copied, on a stack of 512 bytes"
+)]
 
 mod events;
 mod frame;
