@@ -62,8 +62,12 @@ impl Engine {
         };
         let side = if port { Side::Port } else { Side::Host };
         self.datapath.set_master(interface.index, interface.master);
+        let known = self.datapath.is_attached(interface.index);
         match self.datapath.attach(interface.index, &interface.name, side) {
             Ok(()) => {
+                if !known {
+                    tracing::debug!(interface = %interface.name, ?role, "attached");
+                }
                 self.refused.remove(&interface.index);
             }
             Err(error) => {
