@@ -1,13 +1,15 @@
 //! Kubernetes objects of the lab, as JSON: what an API server would tell about it.
 
+mod services;
+
 use std::net::Ipv4Addr;
 
 use serde_json::{Map, Value, json};
 
 use super::names;
 use super::pods::Pod;
-use super::services::Service;
 use super::topology::{NodeSpec, Topology};
+pub use services::{endpoint_slice, service};
 
 /// When everything in the lab was created, so that objects are the same on every run.
 const CREATED: &str = "2026-01-05T08:00:00Z";
@@ -16,7 +18,13 @@ const CREATED: &str = "2026-01-05T08:00:00Z";
 const KUBELET_VERSION: &str = "v1.32.6";
 
 /// Programs that run on each node's own network in AKS.
-const HOST_NETWORK_PODS: [&str; 2] = ["kube-proxy", "azure-ip-masq-agent"];
+const HOST_NETWORK_PODS: [&str; 5] = [
+    "kube-proxy",
+    "azure-ip-masq-agent",
+    "cloud-node-manager",
+    "csi-azuredisk-node",
+    "csi-azurefile-node",
+];
 
 /// The namespaces.
 pub fn namespaces() -> Vec<Value> {
@@ -42,21 +50,29 @@ pub fn node(spec: &NodeSpec) -> Value {
         "kubernetes.azure.com/agentpool": pool,
         "kubernetes.azure.com/network-policy": "none",
     });
+    let mut node_spec = json!({
+        "providerID": format!("azure:///virtualMachineScaleSets/{}", spec.name),
+    });
+    if let Some(cidr) = spec.pod_cidr {
+        node_spec["podCIDR"] = json!(cidr.to_string());
+        node_spec["podCIDRs"] = json!([cidr.to_string()]);
+    }
+    // maxPods of AKS: 30 where pods take addresses of the subnet.
+    let pods = match spec.pod_cidr {
+        Some(_) => "110",
+        None => "30",
+    };
     json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": metadata(None, &spec.name, labels),
-        "spec": {
-            "podCIDR": spec.pod_cidr.to_string(),
-            "podCIDRs": [spec.pod_cidr.to_string()],
-            "providerID": format!("azure:///virtualMachineScaleSets/{}", spec.name),
-        },
+        "spec": node_spec,
         "status": {
             "addresses": [
                 {"type": "InternalIP", "address": spec.ip.to_string()},
                 {"type": "Hostname", "address": spec.name},
             ],
-            "allocatable": {"pods": "110", "cpu": "1900m", "memory": "5368160Ki"},
-            "capacity": {"pods": "110", "cpu": "2", "memory": "8123456Ki"},
+            "allocatable": {"pods": pods, "cpu": "1900m", "memory": "5368160Ki"},
+            "capacity": {"pods": pods, "cpu": "2", "memory": "8123456Ki"},
             "conditions": [{
                 "type": "Ready", "status": "True", "reason": "KubeletReady",
                 "message": "kubelet is posting ready status",
@@ -96,6 +112,19 @@ pub fn pod(topology: &Topology, pod: &Pod) -> Value {
         json!(ports),
     );
     own(&mut object, "ReplicaSet", &pod.replica_set());
+    for probe in &spec.probes {
+        object["spec"]["containers"][0][probe.kind.field()] = probe.json();
+    }
+    if !pod.is_ready() {
+        for condition in ["Ready", "ContainersReady"] {
+            set_false(&mut object["status"]["conditions"], condition);
+        }
+        object["status"]["containerStatuses"][0]["ready"] = json!(false);
+    }
+    if pod.is_terminating() {
+        object["metadata"]["deletionTimestamp"] = json!(CREATED);
+        object["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+    }
     object
 }
 
@@ -123,98 +152,18 @@ pub fn host_network_pods(node: &NodeSpec) -> Vec<Value> {
         .collect()
 }
 
-/// A service.
-pub fn service(service: &Service) -> Value {
-    let ports: Vec<Value> = service
-        .ports
-        .iter()
-        .map(|port| {
-            let mut value = json!({
-                "name": port.name, "protocol": port.protocol.as_str(),
-                "port": port.port, "targetPort": port.target,
-            });
-            if let Some(node_port) = port.node_port {
-                value["nodePort"] = json!(node_port);
-            }
-            value
-        })
-        .collect();
-    let kind = match service.is_node_port() {
-        true => "NodePort",
-        false => "ClusterIP",
-    };
-    let mut object = json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": metadata(Some(&service.namespace), &service.name, json!({})),
-        "spec": {
-            "type": kind,
-            "clusterIP": service.cluster_ip.to_string(),
-            "clusterIPs": [service.cluster_ip.to_string()],
-            "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
-            "internalTrafficPolicy": "Cluster", "sessionAffinity": "None",
-            "ports": ports,
-        },
-        "status": {"loadBalancer": {}},
-    });
-    if service.is_node_port() {
-        object["spec"]["externalTrafficPolicy"] = json!("Cluster");
-    }
-    if let Some((key, value)) = &service.selector {
-        object["spec"]["selector"] = json!({key: value});
-    }
-    object
-}
-
-/// The name of a service's EndpointSlice.
-pub fn endpoint_slice_name(service: &Service) -> String {
-    let seed = format!("{}/{}", service.namespace, service.name);
-    match service.selector {
-        Some(_) => format!("{}-{}", service.name, names::kube_suffix(&seed, 5)),
-        None => service.name.clone(),
+/// Makes the condition `kind` of `conditions` false, as kubelet words it.
+fn set_false(conditions: &mut Value, kind: &str) {
+    let all = conditions.as_array_mut().into_iter().flatten();
+    for condition in all.filter(|condition| condition["type"] == kind) {
+        condition["status"] = json!("False");
+        condition["reason"] = json!("ContainersNotReady");
+        condition["message"] = json!("containers with unready status");
     }
 }
 
-/// The EndpointSlice of a service.
-pub fn endpoint_slice(topology: &Topology, service: &Service, pods: &[Pod]) -> Value {
-    let endpoints: Vec<Value> = service
-        .endpoints(pods)
-        .iter()
-        .map(|endpoint| {
-            let mut value = json!({
-                "addresses": [endpoint.ip.to_string()],
-                "conditions": {"ready": true, "serving": true, "terminating": false},
-            });
-            if let Some(pod) = endpoint.pod {
-                value["nodeName"] = json!(topology.nodes[pod.node()].name);
-                value["targetRef"] = json!({
-                    "kind": "Pod", "namespace": pod.spec().namespace, "name": pod.name(),
-                    "uid": names::uid(&format!("{}/{}", pod.spec().namespace, pod.name())),
-                });
-            }
-            value
-        })
-        .collect();
-    let ports: Vec<Value> = service
-        .ports
-        .iter()
-        .map(|port| {
-            json!({"name": port.name, "protocol": port.protocol.as_str(), "port": port.target})
-        })
-        .collect();
-    let labels = json!({
-        "kubernetes.io/service-name": service.name,
-        "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
-    });
-    json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": metadata(Some(&service.namespace), &endpoint_slice_name(service), labels),
-        "addressType": "IPv4",
-        "endpoints": endpoints,
-        "ports": ports,
-    })
-}
-
-fn metadata(namespace: Option<&str>, name: &str, labels: Value) -> Value {
+/// Metadata of an object; its uid is made from its name.
+pub(super) fn metadata(namespace: Option<&str>, name: &str, labels: Value) -> Value {
     let seed = format!("{}/{name}", namespace.unwrap_or_default());
     let mut value = json!({
         "name": name, "uid": names::uid(&seed), "creationTimestamp": CREATED, "labels": labels,
