@@ -217,6 +217,7 @@ fn cluster_config(config: &Config) -> cluster::Config {
             pod_cidrs: config.cidrs.pod.clone(),
             node_cidrs: config.cidrs.node.clone(),
             service_cidrs: config.cidrs.service.clone(),
+            non_masquerade: config.cidrs.non_masquerade.clone(),
             probe_sources: config.probe_sources.clone(),
         },
     }
