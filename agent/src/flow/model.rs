@@ -285,6 +285,17 @@ impl Nat {
         self.original.source.ip() != self.translated.source.ip()
     }
 
+    /// What conntrack shows of the initiator's address, for people.
+    pub fn observed(&self) -> String {
+        let (before, after) = (self.original.source, self.translated.source);
+        match (self.source.is_some(), self.is_source_translated()) {
+            (false, _) => "no conntrack entry was seen".to_owned(),
+            (true, true) => format!("{before} was translated to {after}"),
+            (true, false) if before == after => format!("{before} was kept"),
+            (true, false) => format!("{before} was kept but for the port, now {}", after.port()),
+        }
+    }
+
     /// Whether conntrack shows something else than the configuration says.
     pub fn is_mismatch(&self) -> bool {
         let translated = self.is_source_translated();
