@@ -160,7 +160,13 @@ impl Tables {
                     return;
                 };
                 let (_, current) = table.apply(change);
-                if let Some((MasqueradeRecord { rules: Err(why), .. }, _)) = current {
+                if let Some((
+                    MasqueradeRecord {
+                        rules: Err(why), ..
+                    },
+                    _,
+                )) = current
+                {
                     tracing::warn!(
                         why,
                         "masquerade configuration not understood: no translation is judged by it"
@@ -177,7 +183,10 @@ impl Tables {
 
     /// Whether [`Tables::build`] would give another inventory than the last time.
     pub(super) fn is_changed(&self) -> bool {
-        self.pods.changed || self.services.changed || self.slices.changed || self.nodes.changed
+        self.pods.changed
+            || self.services.changed
+            || self.slices.changed
+            || self.nodes.changed
             || self.masquerade.iter().any(|table| table.changed)
     }
 
@@ -185,6 +194,7 @@ impl Tables {
     pub(super) fn build(&mut self) -> Arc<Inventory> {
         if std::mem::take(&mut self.pods.changed) {
             self.inventory.addresses = Arc::new(self.addresses.clone());
+            self.inventory.host_network = Arc::new(self.host_network());
         }
         let services = std::mem::take(&mut self.services.changed);
         if std::mem::take(&mut self.slices.changed) || services {
@@ -202,7 +212,10 @@ impl Tables {
             self.services.objects.len(),
             self.slices.objects.len(),
             self.nodes.objects.len(),
-            self.masquerade.iter().map(|table| table.objects.len()).sum(),
+            self.masquerade
+                .iter()
+                .map(|table| table.objects.len())
+                .sum(),
         ];
         self.inventory.listed = [
             self.pods.listed,
@@ -214,13 +227,25 @@ impl Tables {
         Arc::new(self.inventory.clone())
     }
 
+    fn host_network(&self) -> HashMap<String, u32> {
+        let mut counts = HashMap::new();
+        let pods = self.pods.objects.values();
+        for record in pods.filter(|record| record.host_network && !record.finished) {
+            *counts.entry(record.pod.node.clone()).or_default() += 1;
+        }
+        counts
+    }
+
     fn unite_masquerade(&mut self) {
         let mut listed = true;
         for table in &mut self.masquerade {
             table.changed = false;
             listed &= table.listed;
         }
-        let records = self.masquerade.iter().flat_map(|table| table.objects.values());
+        let records = self
+            .masquerade
+            .iter()
+            .flat_map(|table| table.objects.values());
         let flags = &self.inventory.overrides.non_masquerade;
         self.inventory.masquerade = Arc::new(masquerade::unite(flags, records, listed));
     }

@@ -22,13 +22,7 @@ use super::tables::{Change, Tables, Update};
 use super::trim;
 
 /// The kinds watched, as metrics and counts name them.
-pub const KINDS: [&str; 5] = [
-    "pods",
-    "services",
-    "endpointslices",
-    "nodes",
-    "configmaps",
-];
+pub const KINDS: [&str; 5] = ["pods", "services", "endpointslices", "nodes", "configmaps"];
 
 /// Objects asked for at once (the API's own clients use the same).
 const PAGE: u32 = 500;
@@ -129,16 +123,31 @@ fn watches(client: &Client) -> Vec<(usize, Watch)> {
     let slices: Api<EndpointSlice> = Api::all(client.clone());
     let nodes: Api<Node> = Api::all(client.clone());
     let mut watches: Vec<(usize, Watch)> = vec![
-        (0, Box::new(move || stream(&pods, None, trim::pod, Update::Pod))),
-        (1, Box::new(move || stream(&services, None, trim::service, Update::Service))),
-        (2, Box::new(move || stream(&slices, None, trim::slice, Update::Slice))),
-        (3, Box::new(move || stream(&nodes, None, trim::node, Update::Node))),
+        (
+            0,
+            Box::new(move || stream(&pods, None, trim::pod, Update::Pod)),
+        ),
+        (
+            1,
+            Box::new(move || stream(&services, None, trim::service, Update::Service)),
+        ),
+        (
+            2,
+            Box::new(move || stream(&slices, None, trim::slice, Update::Slice)),
+        ),
+        (
+            3,
+            Box::new(move || stream(&nodes, None, trim::node, Update::Node)),
+        ),
     ];
     // By name: nothing else of the namespace has to be read, nor be allowed to be.
     for (which, name) in CONFIG_MAPS.into_iter().enumerate() {
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), masquerade::NAMESPACE);
         let update = move |change| Update::Masquerade(which, change);
-        watches.push((4, Box::new(move || stream(&maps, Some(name), trim::masquerade, update))));
+        watches.push((
+            4,
+            Box::new(move || stream(&maps, Some(name), trim::masquerade, update)),
+        ));
     }
     watches
 }

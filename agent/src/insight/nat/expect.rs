@@ -127,10 +127,7 @@ fn configured(to: IpAddr, in_force: &InForce) -> (Expected, String) {
                 Expected::Translated,
                 format!("link-local is masqueraded ({source})"),
             ),
-            Some(false) => (
-                Expected::Kept,
-                format!("MasqLinkLocal is false ({source})"),
-            ),
+            Some(false) => (Expected::Kept, format!("MasqLinkLocal is false ({source})")),
             None => (
                 Expected::Unknown,
                 format!("{source} says nothing about link-local"),

@@ -88,9 +88,7 @@ impl Nat for NatService {
     ) -> Result<Response<Self::TranslationsStream>, Status> {
         let all = request.into_inner().all;
         let mut open = self.translations.open();
-        open.retain(|one| {
-            all || one.nat.original != one.nat.translated || one.nat.is_mismatch()
-        });
+        open.retain(|one| all || one.nat.original != one.nat.translated || one.nat.is_mismatch());
         let service = self.clone();
         let answers = open
             .into_iter()

@@ -77,15 +77,26 @@ mod tests {
         let ports = SnatPorts::new(&registry, 2)?;
         let named = |pairs: &[(&str, usize)]| -> Vec<(String, usize)> {
             let pairs = pairs.iter();
-            pairs.map(|(name, ports)| ((*name).to_owned(), *ports)).collect()
+            pairs
+                .map(|(name, ports)| ((*name).to_owned(), *ports))
+                .collect()
         };
         ports.set(named(&[("a", 9), ("b", 5), ("c", 3), ("d", 1)]).into_iter());
         let said = text(&registry)?;
-        assert!(said.contains("snat_ports_in_use{destination=\"a\"} 9"), "{said}");
-        assert!(said.contains("snat_ports_in_use{destination=\"other\"} 4"), "{said}");
+        assert!(
+            said.contains("snat_ports_in_use{destination=\"a\"} 9"),
+            "{said}"
+        );
+        assert!(
+            said.contains("snat_ports_in_use{destination=\"other\"} 4"),
+            "{said}"
+        );
         ports.set(named(&[("b", 6)]).into_iter());
         let said = text(&registry)?;
-        assert!(said.contains("snat_ports_in_use{destination=\"b\"} 6"), "{said}");
+        assert!(
+            said.contains("snat_ports_in_use{destination=\"b\"} 6"),
+            "{said}"
+        );
         assert!(!said.contains("\"a\"") && !said.contains("other"), "{said}");
         Ok(())
     }
