@@ -78,8 +78,9 @@ fn policy_cluster_loses_the_client_and_policy_local_keeps_it() -> Result<()> {
         let web = lab.pod("web")?;
         let seen = get(&web.netns(), &[&vip(&lab, 2)])?;
         assert_eq!(seen["peer"], seen["local"], "{model:?}: from a pod");
+        // Probes of the node port reach it too, all the time.
         let served = lab.served("front1")?;
-        assert_eq!(served.last().context("none")?["peer"], seen["local"]);
+        assert!(served.iter().any(|taken| taken["peer"] == seen["local"]));
     }
     Ok(())
 }
