@@ -123,11 +123,10 @@ fn path_of(agent: &Agent, ip: &str) -> Result<Value> {
     let mut found = Value::Null;
     eventually(&format!("the way to {ip}"), || {
         let node = describe(agent)?;
-        let pods = node["pods"].as_array().into_iter().flatten();
+        let mut pods = node["pods"].as_array().into_iter().flatten();
         found = pods
-            .filter(|pod| pod["ip"] == ip)
+            .find(|pod| pod["ip"] == ip)
             .cloned()
-            .next()
             .unwrap_or_default();
         Ok(found["interface"].is_string() && found["mac"].is_string())
     })?;
