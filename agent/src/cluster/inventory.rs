@@ -11,7 +11,7 @@ use crate::flow::{Identity, Node, ObjectName, Pod, Protocol};
 
 use super::addresses::Addresses;
 use super::config::{AZURE_PLATFORM, Overrides};
-use super::masquerade::Masquerade;
+use super::masquerade::{self, Masquerade};
 use super::nodes::Nodes;
 use super::services::{Backend, Service, Services};
 
@@ -45,7 +45,9 @@ pub struct Inventory {
 impl Inventory {
     /// One that knows what the configuration says, and nothing else.
     pub fn new(overrides: Overrides) -> Self {
+        let masquerade = masquerade::unite(&overrides.non_masquerade, std::iter::empty(), false);
         Self {
+            masquerade: Arc::new(masquerade),
             overrides: Arc::new(overrides),
             ..Self::default()
         }

@@ -122,7 +122,7 @@ pub(super) struct Tables {
 
 impl Tables {
     pub(super) fn new(overrides: Overrides) -> Self {
-        let mut tables = Self {
+        Self {
             pods: Table::default(),
             services: Table::default(),
             slices: Table::default(),
@@ -130,9 +130,7 @@ impl Tables {
             masquerade: Default::default(),
             addresses: Addresses::default(),
             inventory: Inventory::new(overrides),
-        };
-        tables.unite_masquerade();
-        tables
+        }
     }
 
     /// Takes one change in.

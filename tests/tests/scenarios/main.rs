@@ -9,6 +9,7 @@ mod conservation;
 mod lifecycle;
 mod nat;
 mod nat_ports;
+mod nat_services;
 mod node;
 mod pod_to_pod;
 mod services;

@@ -1,7 +1,6 @@
 //! Scenario 16: source ports in use, and `nodescope nat`, against conntrack.
 
 use std::collections::BTreeSet;
-use std::thread;
 
 use anyhow::{Context, Result};
 use nodescope_tests::lab::{Agent, Model};
@@ -33,95 +32,90 @@ fn scenario_16_snat_ports_in_use_by_destination_and_pod() -> Result<()> {
         configured(&agent, source_of(model))?;
         let pods = [lab.pod("web")?, lab.pod("web2")?];
         let onprem = lab.topology().onprem.ip();
-        // Slow enough that all are open at once: 4 s each.
-        let url = format!("http://{onprem}:8080/?size=200000");
+        // Slow enough that all are open until they are ended here.
+        let url = format!("http://{onprem}:8080/?size=8000000");
         let argv = [
             "curl",
             "-sS",
             "-o",
             "/dev/null",
             "--max-time",
-            "20",
+            "120",
             "--limit-rate",
             "50k",
             &url,
         ];
-        thread::scope(|scope| -> Result<()> {
-            let running: Vec<_> = pods
-                .iter()
-                .flat_map(|pod| std::iter::repeat_n(pod, EACH))
-                .map(|pod| scope.spawn(move || pod.run(argv)?.success()))
-                .collect();
-            let destination = format!("{onprem}:8080/TCP");
-            let labels = [("destination", destination.as_str())];
-            eventually("all ports are in use", || {
-                let in_use = metric(&agent, "nodescope_snat_ports_in_use", &labels)?;
-                Ok(in_use == Some((2 * EACH) as f64))
-            })?;
-            let ports = lines(&agent, &["--ports", "--ip", &onprem.to_string()])?;
-            let [one] = ports.as_slice() else {
-                panic!("{ports:?}")
-            };
-            assert_eq!(
-                (&one["ports"], &one["port"]),
-                (&(2 * EACH).into(), &8080.into())
-            );
-            assert_eq!(one["from"], lab.topology().nodes[0].ip.to_string());
-            let by_pod: BTreeSet<(String, u64)> = one["pods"]
-                .as_array()
-                .context("no pods")?
-                .iter()
-                .filter_map(|pod| {
-                    Some((
-                        pod["pod"].as_str()?.to_owned(),
-                        pod["connections"].as_u64()?,
-                    ))
-                })
-                .collect();
-            let wanted = pods
-                .iter()
-                .map(|pod| (format!("default/{}", pod.name()), EACH as u64));
-            assert_eq!(by_pod, wanted.collect());
-
-            // The same connections one by one, with the ports that conntrack gave them.
-            let shown = lines(&agent, &["--ip", &onprem.to_string()])?;
-            let after: BTreeSet<String> = shown
-                .iter()
-                .map(|one| {
-                    format!(
-                        "{}:{}",
-                        one["translated"]["src"].as_str().unwrap_or("?"),
-                        one["translated"]["sport"]
-                    )
-                })
-                .collect();
-            let witness: BTreeSet<String> = lab
-                .conntrack(0)?
-                .iter()
-                .filter(|entry| entry.original.dst == onprem && entry.original.dport == 8080)
-                .map(|entry| format!("{}:{}", entry.translated().src, entry.translated().sport))
-                .collect();
-            assert_eq!(after, witness, "{model:?}");
-            for one in &shown {
-                assert_eq!(one["cause"], "masquerade", "{one}");
-                assert_eq!(one["expected"], "translated", "{one}");
-                assert_eq!(one["mismatch"], false, "{one}");
+        let mut running = Vec::new();
+        for pod in &pods {
+            for _ in 0..EACH {
+                running.push(lab.spawn(&pod.netns(), argv)?);
             }
-            let of_web = lines(&agent, &["--pod", &format!("default/{}", pods[0].name())])?;
-            assert_eq!(of_web.len(), EACH);
-            assert!(lines(&agent, &["--mismatch"])?.is_empty());
-            let table = agent.cli(&["nat"])?;
-            let table = String::from_utf8(table.stdout)?;
-            assert_eq!(table.matches("as configured").count(), 2 * EACH, "{table}");
-
-            for thread in running {
-                thread
-                    .join()
-                    .map_err(|_| anyhow::anyhow!("a client panicked"))??;
-            }
-            eventually("all ports are given back", || {
-                Ok(metric(&agent, "nodescope_snat_ports_in_use", &labels)?.is_none())
+        }
+        let destination = format!("{onprem}:8080/TCP");
+        let labels = [("destination", destination.as_str())];
+        eventually("all ports are in use", || {
+            let in_use = metric(&agent, "nodescope_snat_ports_in_use", &labels)?;
+            Ok(in_use == Some((2 * EACH) as f64))
+        })?;
+        let ports = lines(&agent, &["--ports", "--ip", &onprem.to_string()])?;
+        let [one] = ports.as_slice() else {
+            panic!("{ports:?}")
+        };
+        assert_eq!(
+            (&one["ports"], &one["port"]),
+            (&(2 * EACH).into(), &8080.into())
+        );
+        assert_eq!(one["from"], lab.topology().nodes[0].ip.to_string());
+        let by_pod: BTreeSet<(String, u64)> = one["pods"]
+            .as_array()
+            .context("no pods")?
+            .iter()
+            .filter_map(|pod| {
+                Some((
+                    pod["pod"].as_str()?.to_owned(),
+                    pod["connections"].as_u64()?,
+                ))
             })
+            .collect();
+        let wanted = pods
+            .iter()
+            .map(|pod| (format!("default/{}", pod.name()), EACH as u64));
+        assert_eq!(by_pod, wanted.collect());
+
+        // The same connections one by one, with the ports that conntrack gave them.
+        let shown = lines(&agent, &["--ip", &onprem.to_string()])?;
+        let after: BTreeSet<String> = shown
+            .iter()
+            .map(|one| {
+                format!(
+                    "{}:{}",
+                    one["translated"]["src"].as_str().unwrap_or("?"),
+                    one["translated"]["sport"]
+                )
+            })
+            .collect();
+        let witness: BTreeSet<String> = lab
+            .conntrack(0)?
+            .iter()
+            .filter(|entry| entry.original.dst == onprem && entry.original.dport == 8080)
+            .map(|entry| format!("{}:{}", entry.translated().src, entry.translated().sport))
+            .collect();
+        assert_eq!(after, witness, "{model:?}");
+        for one in &shown {
+            assert_eq!(one["cause"], "masquerade", "{one}");
+            assert_eq!(one["expected"], "translated", "{one}");
+            assert_eq!(one["mismatch"], false, "{one}");
+        }
+        let of_web = lines(&agent, &["--pod", &format!("default/{}", pods[0].name())])?;
+        assert_eq!(of_web.len(), EACH);
+        assert!(lines(&agent, &["--mismatch"])?.is_empty());
+        let table = agent.cli(&["nat"])?;
+        let table = String::from_utf8(table.stdout)?;
+        assert_eq!(table.matches("as configured").count(), 2 * EACH, "{table}");
+
+        drop(running);
+        eventually("all ports are given back", || {
+            Ok(metric(&agent, "nodescope_snat_ports_in_use", &labels)?.is_none())
         })?;
     }
     Ok(())

@@ -5,12 +5,15 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::cluster::{Inventory, Local};
-use crate::flow::{Direction, Expected, Flow, NatCause, NatKind, Role};
+use crate::flow::{Direction, Expected, Flow, NatCause, NatKind, Role, Tcp};
 
 use super::in_force::InForce;
 
 /// IPv4 link-local (RFC 3927), the range of `MasqLinkLocal`.
 const LINK_LOCAL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16);
+
+/// The TCP flag that opens a connection (RFC 9293 section 3.1).
+const SYN: u8 = 0x02;
 
 /// Which rule decides about the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,13 @@ pub fn expect(
         return None;
     }
     let to = flow.nat.translated.destination.ip();
+    if let Some(why) = not_judged(flow) {
+        return Some(Expectation {
+            expected: Expected::Unknown,
+            because: why.to_owned(),
+            rule: Rule::Masquerade,
+        });
+    }
     if let Some(found) = service_rule(flow, inventory) {
         return Some(found);
     }
@@ -68,6 +78,19 @@ pub fn expect(
         because,
         rule: Rule::Masquerade,
     })
+}
+
+/// What says nothing about today's rules: conntrack keeps the translation that a connection began
+/// with, and gives that of another connection to messages about it.
+fn not_judged(flow: &Flow) -> Option<&'static str> {
+    if flow.icmp_message.is_some() {
+        return Some("an ICMP message about another connection");
+    }
+    let begun_unseen = |tcp: &Tcp| tcp.forward_flags & SYN == 0;
+    flow.tcp
+        .as_ref()
+        .is_some_and(begun_unseen)
+        .then_some("it was open before it was seen: what was configured then is not known")
 }
 
 /// What kube-proxy's own rules say, whatever the masquerade configuration.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::cluster::{Inventory, Local};
+use crate::cluster::{Inventory, Local, Overrides};
 use crate::flow::{Event, Expected, Flow, Identity, NatCause, NatKind, NatSource, Tuple};
 use crate::node::ModelKind;
 use crate::sink::fixture;
@@ -180,5 +180,52 @@ fn an_entry_that_was_not_seen_is_no_mismatch() -> Outcome {
     flow.nat.translated.source.set_port(1024);
     assert!(!flow.nat.is_mismatch());
     assert!(flow.nat.observed().contains("kept but for the port"));
+    Ok(())
+}
+
+#[test]
+fn a_connection_is_held_to_what_it_was_opened_under() -> Outcome {
+    let flag = |range: &str| -> Outcome<Arc<Inventory>> {
+        Ok(Arc::new(Inventory::new(Overrides {
+            non_masquerade: vec![range.parse()?],
+            ..Overrides::default()
+        })))
+    };
+    let (before, after) = (flag("10.9.0.0/16")?, flag("10.1.0.0/16")?);
+    let (translations, local) = (Translations::new(9), local()?);
+    let show = |connection, inventory: &Arc<Inventory>| -> Outcome<Flow> {
+        let mut flow = flow(connection, "10.1.2.3:443", "10.224.0.4:40000")?;
+        translations.observe(&mut flow, inventory, &local, ModelKind::Overlay);
+        Ok(flow)
+    };
+    let old = show(1, &before)?;
+    assert_eq!(old.nat.expected, Expected::Translated);
+    assert_eq!(old.nat.cause, NatCause::Masquerade);
+    // The configuration changes: what is open stays as it was, what is new is judged by it.
+    let old = show(1, &after)?;
+    assert_eq!(old.nat.expected, Expected::Translated);
+    assert!(!old.nat.is_mismatch());
+    let new = show(2, &after)?;
+    assert_eq!(new.nat.expected, Expected::Kept);
+    assert!(new.nat.is_mismatch());
+    Ok(())
+}
+
+#[test]
+fn what_was_open_before_and_messages_are_not_judged() -> Outcome {
+    let config = in_force(&[], Some(true))?;
+    let judge = |flow: &Flow| -> Outcome<Expected> {
+        let found = expect(flow, &Inventory::default(), &local()?, &config);
+        Ok(found.ok_or("no pod opened it")?.expected)
+    };
+    let mut old = flow(1, "10.1.2.3:443", "10.244.0.15:40000")?;
+    assert_eq!(judge(&old)?, Expected::Translated);
+    if let Some(tcp) = &mut old.tcp {
+        tcp.forward_flags = 0x10;
+    }
+    assert_eq!(judge(&old)?, Expected::Unknown);
+    let mut message = flow(1, "10.1.2.3:443", "10.244.0.15:40000")?;
+    message.icmp_message = Some((3, 3));
+    assert_eq!(judge(&message)?, Expected::Unknown);
     Ok(())
 }
