@@ -102,6 +102,14 @@ impl Addresses {
         changed
     }
 
+    /// Pods that have an address now, once for each of their addresses.
+    pub(super) fn current(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        let holdings = self.holders.values().flat_map(|list| list.iter());
+        holdings
+            .filter(|holding| holding.until.is_none())
+            .map(|holding| &holding.pod)
+    }
+
     /// The pod that had the address at that time: of those that did, the last to get it; in a
     /// gap, the next one (the API tells late of new addresses), else the last.
     pub(super) fn holder(&self, ip: IpAddr, at: SystemTime) -> Option<&Arc<Pod>> {

@@ -85,6 +85,11 @@ impl Inventory {
         self.addresses.holder(ip, at)
     }
 
+    /// Pods of a node that have an address of their own now; one with two addresses comes twice.
+    pub fn pods_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> {
+        self.addresses.current().filter(move |pod| pod.node == node)
+    }
+
     /// The service that answers at this address and port: cluster IPs, load-balancer addresses,
     /// external IPs, and node ports of every node.
     pub fn service(&self, ip: IpAddr, port: u16, protocol: Protocol) -> Option<ObjectName> {

@@ -10,6 +10,7 @@ mod inventory;
 mod local;
 mod naming;
 mod nodes;
+mod probes;
 mod services;
 mod tables;
 #[cfg(test)]

@@ -77,6 +77,7 @@ pub fn flow(
     Flow {
         time: now.wall,
         started: now.wall_of(connection.first_ns),
+        started_ns: connection.first_ns,
         event,
         connection: connection.id,
         node: Arc::clone(node),
@@ -94,6 +95,7 @@ pub fn flow(
         nat: nat(connection, far),
         remote_sees: far.source,
         hops: hops(connection, &ordered, interfaces),
+        probe: None,
     }
 }
 
