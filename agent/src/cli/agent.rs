@@ -13,10 +13,12 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::probing;
 use crate::cluster::{self, Inventory, Local};
 use crate::config::{AgentArgs, Config, KubeSource, LogFormat, LogTarget, MetricLabel, NatSource};
 use crate::engine::{Engine, Intervals, Settings, Status};
-use crate::flow::{Flow, Timeouts};
+use crate::flow::{Flow, Moment, Timeouts};
+use crate::insight::probes::Probes;
 use crate::node::{self, InterfaceFilter, NodeView};
 use crate::sink::describe::{Describer, NodeFacts};
 use crate::sink::log::FlowLog;
@@ -108,6 +110,8 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         },
         move || describer.describe(),
     );
+    let probes = Probes::default();
+    let observer = observer.with_probes(probes.clone());
     let listener = observer::bind(&config.socket).await?;
     let socket = config.socket.clone();
     let served = observer.clone();
@@ -137,11 +141,23 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         serve_metrics(address, Arc::clone(&metrics), statuses, stop.clone()).await?;
     }
 
+    let (heads, ports) = engine.datapath().payload()?;
+    let feed = probing::Feed {
+        node: config.node_name.clone(),
+        nodes: watch.subscribe(),
+        inventory: cluster.shared(),
+        sources: config.probe_sources.clone(),
+        heads,
+        ports,
+        metrics: Arc::clone(&metrics),
+    };
+    tokio::spawn(probing::feed(probes.clone(), feed));
     tracing::info!(node = %node, socket = %config.socket.display(), "observing");
     let emit = emitter(
         watch.subscribe(),
         &config.node_name,
         cluster.shared(),
+        probes,
         observer,
         log,
         metrics,
@@ -165,6 +181,7 @@ fn emitter(
     mut nodes: watch::Receiver<Arc<NodeView>>,
     name: &str,
     inventory: Arc<ArcSwap<Inventory>>,
+    probes: Probes,
     observer: Observer,
     log: Option<FlowLog>,
     metrics: Arc<Metrics>,
@@ -175,7 +192,9 @@ fn emitter(
         if nodes.has_changed().unwrap_or(false) {
             local = Local::new(&name, &nodes.borrow_and_update());
         }
-        cluster::name(&mut flow, &inventory.load(), &local);
+        let inventory = inventory.load();
+        cluster::name(&mut flow, &inventory, &local);
+        probes.annotate(&mut flow, &inventory, &local, Moment::now());
         let flow = Arc::new(flow);
         metrics.observe([&*flow]);
         if let Some(log) = &log {

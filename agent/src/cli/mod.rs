@@ -10,6 +10,8 @@ mod live;
 mod node;
 mod observe;
 mod output;
+mod probes;
+mod probing;
 mod row;
 mod servers;
 mod table;
@@ -41,6 +43,8 @@ pub enum Command {
     Observe(Box<observe::Args>),
     /// Show the node behind an agent: network model, interfaces, pods on them, attach state
     Node(node::Args),
+    /// Show health probes: who asks whom how often, what the answer is, and when that changed
+    Probes(probes::Args),
     /// Print the completion script of a shell
     Completion(completion::Args),
 }
@@ -56,6 +60,7 @@ impl Command {
             Self::Check(args) => check::run(&args),
             Self::Observe(args) => block_on(observe::run(*args)),
             Self::Node(args) => block_on(node::run(args)),
+            Self::Probes(args) => block_on(probes::run(args)),
             Self::Completion(args) => completion::run(&args),
         }
     }

@@ -4,6 +4,7 @@ pub mod convert;
 pub mod extension;
 pub mod filter;
 pub mod identity;
+mod probes;
 pub mod ring;
 pub mod select;
 pub mod serve;

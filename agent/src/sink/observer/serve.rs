@@ -12,6 +12,7 @@ use tonic::transport::server::Router;
 
 use super::state::Observer;
 use crate::sink::proto::node::node_server::NodeServer;
+use crate::sink::proto::node::probes_server::ProbesServer;
 use crate::sink::proto::observer::observer_server::ObserverServer;
 use crate::sink::proto::peer::peer_server::PeerServer;
 
@@ -120,6 +121,7 @@ async fn router(observer: &Observer) -> Router {
         .add_service(ObserverServer::new(observer.clone()))
         .add_service(PeerServer::new(observer.clone()))
         .add_service(NodeServer::new(observer.clone()))
+        .add_service(ProbesServer::new(observer.clone()))
 }
 
 /// Makes the socket, mode 0660; one that a dead agent left is replaced.

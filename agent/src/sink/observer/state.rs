@@ -1,13 +1,14 @@
 //! What the server knows: recent flows, namespaces, when it started.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
 use super::ring::{Batch, Ring};
 use crate::flow::{Flow, Identity};
+use crate::insight::probes::Probes;
 use crate::sink::proto::node::DescribeResponse;
 
 /// Flows kept when nothing else is said.
@@ -40,6 +41,7 @@ struct Shared {
     started: Instant,
     describe: Box<dyn Fn() -> DescribeResponse + Send + Sync>,
     recent: Mutex<Recent>,
+    probes: OnceLock<Probes>,
     /// How many flows there ever were; wakes readers that wait for more.
     seen: watch::Sender<u64>,
     /// Turns true when streams have to end.
@@ -66,9 +68,21 @@ impl Observer {
             started: Instant::now(),
             describe: Box::new(describe),
             recent: Mutex::new(recent),
+            probes: OnceLock::new(),
             seen: watch::Sender::new(0),
             closing: watch::Sender::new(false),
         }))
+    }
+
+    /// Has the server answer about probes as well; before it serves, and once.
+    pub fn with_probes(self, probes: Probes) -> Self {
+        // A second handle would be to the same probes.
+        let _ = self.0.probes.set(probes);
+        self
+    }
+
+    pub(super) fn probes(&self) -> Option<&Probes> {
+        self.0.probes.get()
     }
 
     /// Adds flows, oldest first. Never waits for a reader: who is slow is told what it missed.

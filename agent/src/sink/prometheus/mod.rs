@@ -12,6 +12,7 @@ mod feed;
 mod flows;
 mod labels;
 mod own;
+mod probes;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use std::sync::{Mutex, PoisonError};
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use crate::flow::Flow;
+use crate::insight::probes::{Ended, LocalEndpoints};
 
 pub use feed::{Sources, feed};
 pub use labels::{FlowLabel, FlowLabels};
@@ -60,6 +62,7 @@ pub struct Error(#[from] prometheus::Error);
 pub struct Metrics {
     registry: Registry,
     flows: Mutex<flows::FlowMetrics>,
+    probes: Mutex<probes::ProbeMetrics>,
     own: SelfMetrics,
 }
 
@@ -73,8 +76,10 @@ impl Metrics {
         let own = SelfMetrics::new(&registry)?;
         let limited = own.series_limited().clone();
         let flows = flows::FlowMetrics::new(&registry, options, &limited)?;
+        let probes = probes::ProbeMetrics::new(&registry, options, &limited)?;
         Ok(Self {
             registry,
+            probes: Mutex::new(probes),
             flows: Mutex::new(flows),
             own,
         })
@@ -87,6 +92,17 @@ impl Metrics {
         for record in records {
             flows.observe(record);
         }
+    }
+
+    /// Counts probes that ended, each once, and takes over what health-check answers and the API
+    /// say of services now.
+    pub fn observe_probes(&self, ended: &[Ended], services: &[LocalEndpoints]) {
+        // As in `observe`.
+        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        for one in ended {
+            probes.observe(one);
+        }
+        probes.set_local_endpoints(services);
     }
 
     /// What the agent says about itself.
