@@ -3,6 +3,7 @@
 
 mod api_faults;
 mod bad_input;
+mod cli;
 mod common;
 mod conservation;
 mod lifecycle;
