@@ -12,5 +12,6 @@ mod probes_kubelet;
 mod probes_lb;
 mod probes_support;
 mod probes_timeline;
+mod probes_topologies;
 mod services;
 mod snat;
