@@ -120,10 +120,12 @@ fn scenario_25_an_unready_pod_on_every_model() -> Result<()> {
         let agent = agent(&lab, 0)?;
         let near = lab.topology().vip(3);
         let timeline = || lines(&agent, &["probes", "--timeline", "near", "-o", "json"]);
+        let mut target = Value::Null;
         eventually("a good answer that agrees", || {
-            let target = lb_target(&agent, HEALTH)?;
+            target = lb_target(&agent, HEALTH)?;
             Ok(target["agrees"] == true && count(&target["local_endpoints"]) == Some(1))
-        })?;
+        })
+        .with_context(|| format!("{model:?}: {target}"))?;
         lab.lb(near).wait_nodes(&[0])?;
         get(&lab.vm(), &format!("http://{near}/"))?;
         lab.set_ready("front", false)?;
