@@ -18,6 +18,7 @@ use crate::cluster::{self, Inventory, Local};
 use crate::config::{AgentArgs, Config, KubeSource, LogFormat, LogTarget, MetricLabel, NatSource};
 use crate::engine::{Engine, Intervals, Settings, Status};
 use crate::flow::{Flow, Moment, Timeouts};
+use crate::insight::nat::Translations;
 use crate::insight::probes::Probes;
 use crate::node::{self, InterfaceFilter, NodeView};
 use crate::sink::describe::{Describer, NodeFacts};
@@ -102,6 +103,8 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         cluster.shared(),
         cluster.errors(),
     );
+    let connections = usize::try_from(config.max_connections).unwrap_or(usize::MAX);
+    let translations = Translations::new(connections);
     let observer = Observer::new(
         observer::Config {
             node: node.to_string(),
@@ -109,7 +112,8 @@ async fn agent(config: Config) -> anyhow::Result<()> {
             capacity: observer::DEFAULT_CAPACITY,
         },
         move || describer.describe(),
-    );
+    )
+    .with_translations(translations.clone());
     let probes = Probes::default();
     let observer = observer.with_probes(probes.clone());
     let listener = observer::bind(&config.socket).await?;
@@ -134,6 +138,7 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         statuses: statuses.clone(),
         inventory: cluster.shared(),
         errors: cluster.errors(),
+        translations: translations.clone(),
         log: log.clone(),
     };
     tokio::spawn(sink::prometheus::feed(Arc::clone(&metrics), sources));
@@ -157,7 +162,10 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         watch.subscribe(),
         &config.node_name,
         cluster.shared(),
-        probes,
+        Insight {
+            translations,
+            probes,
+        },
         observer,
         log,
         metrics,
@@ -176,25 +184,37 @@ async fn agent(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What says what a flow means.
+struct Insight {
+    translations: Translations,
+    probes: Probes,
+}
+
 /// Names a flow and hands it to every sink.
 fn emitter(
     mut nodes: watch::Receiver<Arc<NodeView>>,
     name: &str,
     inventory: Arc<ArcSwap<Inventory>>,
-    probes: Probes,
+    insight: Insight,
     observer: Observer,
     log: Option<FlowLog>,
     metrics: Arc<Metrics>,
 ) -> impl FnMut(Flow) + Send + use<> {
     let name = name.to_owned();
-    let mut local = Local::new(&name, &nodes.borrow_and_update());
+    let here = move |view: &NodeView| (Local::new(&name, view), node::model(view, None).kind);
+    let (mut local, mut model) = here(&nodes.borrow_and_update());
     move |mut flow| {
         if nodes.has_changed().unwrap_or(false) {
-            local = Local::new(&name, &nodes.borrow_and_update());
+            (local, model) = here(&nodes.borrow_and_update());
         }
         let inventory = inventory.load();
         cluster::name(&mut flow, &inventory, &local);
-        probes.annotate(&mut flow, &inventory, &local, Moment::now());
+        insight
+            .translations
+            .observe(&mut flow, &inventory, &local, model);
+        insight
+            .probes
+            .annotate(&mut flow, &inventory, &local, Moment::now());
         let flow = Arc::new(flow);
         metrics.observe([&*flow]);
         if let Some(log) = &log {
@@ -237,6 +257,7 @@ fn cluster_config(config: &Config) -> cluster::Config {
             pod_cidrs: config.cidrs.pod.clone(),
             node_cidrs: config.cidrs.node.clone(),
             service_cidrs: config.cidrs.service.clone(),
+            non_masquerade: config.cidrs.non_masquerade.clone(),
             probe_sources: config.probe_sources.clone(),
         },
     }

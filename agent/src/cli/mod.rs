@@ -7,7 +7,10 @@ mod failure;
 mod filters;
 mod input;
 mod live;
+mod nat;
+mod nat_rows;
 mod node;
+mod node_pods;
 mod observe;
 mod output;
 mod probes;
@@ -43,6 +46,8 @@ pub enum Command {
     Observe(Box<observe::Args>),
     /// Show the node behind an agent: network model, interfaces, pods on them, attach state
     Node(node::Args),
+    /// Show translations in force, their cause and what the configuration says; source ports in use
+    Nat(Box<nat::Args>),
     /// Show health probes: who asks whom how often, what the answer is, and when that changed
     Probes(probes::Args),
     /// Print the completion script of a shell
@@ -60,6 +65,7 @@ impl Command {
             Self::Check(args) => check::run(&args),
             Self::Observe(args) => block_on(observe::run(*args)),
             Self::Node(args) => block_on(node::run(args)),
+            Self::Nat(args) => block_on(nat::run(*args)),
             Self::Probes(args) => block_on(probes::run(args)),
             Self::Completion(args) => completion::run(&args),
         }

@@ -102,12 +102,20 @@ impl Addresses {
         changed
     }
 
-    /// Pods that have an address now, once for each of their addresses.
-    pub(super) fn current(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        let holdings = self.holders.values().flat_map(|list| list.iter());
-        holdings
-            .filter(|holding| holding.until.is_none())
-            .map(|holding| &holding.pod)
+    /// Addresses that pods have now.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let open = |list: &[Holding]| list.iter().any(|holding| holding.until.is_none());
+        let lists = self.holders.iter();
+        lists.filter(move |(_, list)| open(list)).map(|(ip, _)| *ip)
+    }
+
+    /// Pods that have an address now, once for each address.
+    pub(super) fn held(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.holders.values().filter_map(|list| {
+            let open = list.iter().filter(|holding| holding.until.is_none());
+            open.max_by_key(|holding| holding.from)
+                .map(|holding| &holding.pod)
+        })
     }
 
     /// The pod that had the address at that time: of those that did, the last to get it; in a

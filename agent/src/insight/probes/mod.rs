@@ -85,6 +85,10 @@ impl Probes {
         if matches!(target, Target::Kubelet { .. }) {
             flow.class = Class::KubeletProbe;
         }
+        if tcp.forward_flags & nodescope_ebpf::packet::tcp_flag::SYN == 0 {
+            // It began before the agent did: how it went is not known.
+            return;
+        }
         let closed = flow.event == Event::Close;
         let done = state
             .active

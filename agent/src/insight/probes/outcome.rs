@@ -101,7 +101,9 @@ pub fn outcome(seen: &Seen<'_>) -> Option<Outcome> {
         Answer::Unreadable => return None,
         Answer::None => {}
     }
-    let answered = seen.tcp.reply_flags & tcp_flag::SYN != 0;
+    // Whoever acknowledges was answered, seen or not.
+    let answered =
+        seen.tcp.reply_flags & tcp_flag::SYN != 0 || seen.tcp.forward_flags & tcp_flag::ACK != 0;
     let reset = seen.tcp.state == TcpState::Reset;
     if !answered {
         if reset && seen.tcp.reply_flags & tcp_flag::RST != 0 {

@@ -4,6 +4,7 @@ pub mod convert;
 pub mod extension;
 pub mod filter;
 pub mod identity;
+mod nat;
 mod probes;
 pub mod ring;
 pub mod select;
@@ -14,6 +15,7 @@ mod stream;
 pub mod structs;
 mod summary;
 
+pub use nat::NatService;
 pub use serve::{bind, serve, serve_tcp, serve_unix};
 pub use service::VERSION;
 pub use state::{Config, DEFAULT_CAPACITY, Observer};

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use super::nat::NatService;
 use super::ring::{Batch, Ring};
 use crate::flow::{Flow, Identity};
+use crate::insight::nat::Translations;
 use crate::insight::probes::Probes;
 use crate::sink::proto::node::DescribeResponse;
 
@@ -44,6 +46,8 @@ struct Shared {
     probes: OnceLock<Probes>,
     /// How many flows there ever were; wakes readers that wait for more.
     seen: watch::Sender<u64>,
+    /// Open connections with their translation, where an agent keeps them.
+    nat: OnceLock<NatService>,
     /// Turns true when streams have to end.
     closing: watch::Sender<bool>,
 }
@@ -70,8 +74,23 @@ impl Observer {
             recent: Mutex::new(recent),
             probes: OnceLock::new(),
             seen: watch::Sender::new(0),
+            nat: OnceLock::new(),
             closing: watch::Sender::new(false),
         }))
+    }
+
+    /// Serves `nodescope.v1.Nat` as well, from these; of several the first counts.
+    #[must_use]
+    pub fn with_translations(self, translations: Translations) -> Self {
+        let node = self.0.config.node.clone();
+        self.0
+            .nat
+            .get_or_init(|| NatService::new(node, translations));
+        self
+    }
+
+    pub(super) fn nat(&self) -> Option<&NatService> {
+        self.0.nat.get()
     }
 
     /// Has the server answer about probes as well; before it serves, and once.

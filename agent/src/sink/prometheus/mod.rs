@@ -11,6 +11,7 @@ mod family;
 mod feed;
 mod flows;
 mod labels;
+mod nat;
 mod own;
 mod probes;
 mod server;
@@ -64,6 +65,7 @@ pub struct Metrics {
     flows: Mutex<flows::FlowMetrics>,
     probes: Mutex<probes::ProbeMetrics>,
     own: SelfMetrics,
+    snat_ports: nat::SnatPorts,
 }
 
 impl Metrics {
@@ -76,12 +78,14 @@ impl Metrics {
         let own = SelfMetrics::new(&registry)?;
         let limited = own.series_limited().clone();
         let flows = flows::FlowMetrics::new(&registry, options, &limited)?;
+        let snat_ports = nat::SnatPorts::new(&registry, options.max_series)?;
         let probes = probes::ProbeMetrics::new(&registry, options, &limited)?;
         Ok(Self {
             registry,
             probes: Mutex::new(probes),
             flows: Mutex::new(flows),
             own,
+            snat_ports,
         })
     }
 
@@ -92,6 +96,11 @@ impl Metrics {
         for record in records {
             flows.observe(record);
         }
+    }
+
+    /// Takes over the source ports in use now, by destination, most first.
+    pub fn set_snat_ports(&self, in_use: impl Iterator<Item = (String, usize)>) {
+        self.snat_ports.set(in_use);
     }
 
     /// Counts probes that ended, each once, and takes over what health-check answers and the API
