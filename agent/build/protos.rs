@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "flow/filter.proto",
     "flow/flow.proto",
     "observer/observer.proto",
@@ -12,6 +12,7 @@ const FILES: [&str; 7] = [
     "relay/relay.proto",
     "nodescope/v1/nat.proto",
     "nodescope/v1/node.proto",
+    "nodescope/v1/probes.proto",
 ];
 
 /// Writes the Rust types and services, and `descriptors.bin` (a `FileDescriptorSet`, from which

@@ -13,11 +13,13 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::probing;
 use crate::cluster::{self, Inventory, Local};
 use crate::config::{AgentArgs, Config, KubeSource, LogFormat, LogTarget, MetricLabel, NatSource};
 use crate::engine::{Engine, Intervals, Settings, Status};
-use crate::flow::{Flow, Timeouts};
+use crate::flow::{Flow, Moment, Timeouts};
 use crate::insight::nat::Translations;
+use crate::insight::probes::Probes;
 use crate::node::{self, InterfaceFilter, NodeView};
 use crate::sink::describe::{Describer, NodeFacts};
 use crate::sink::log::FlowLog;
@@ -112,6 +114,8 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         move || describer.describe(),
     )
     .with_translations(translations.clone());
+    let probes = Probes::default();
+    let observer = observer.with_probes(probes.clone());
     let listener = observer::bind(&config.socket).await?;
     let socket = config.socket.clone();
     let served = observer.clone();
@@ -142,12 +146,26 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         serve_metrics(address, Arc::clone(&metrics), statuses, stop.clone()).await?;
     }
 
+    let (heads, ports) = engine.datapath().payload()?;
+    let feed = probing::Feed {
+        node: config.node_name.clone(),
+        nodes: watch.subscribe(),
+        inventory: cluster.shared(),
+        sources: config.probe_sources.clone(),
+        heads,
+        ports,
+        metrics: Arc::clone(&metrics),
+    };
+    tokio::spawn(probing::feed(probes.clone(), feed));
     tracing::info!(node = %node, socket = %config.socket.display(), "observing");
     let emit = emitter(
         watch.subscribe(),
         &config.node_name,
         cluster.shared(),
-        translations,
+        Insight {
+            translations,
+            probes,
+        },
         observer,
         log,
         metrics,
@@ -166,12 +184,18 @@ async fn agent(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What says what a flow means.
+struct Insight {
+    translations: Translations,
+    probes: Probes,
+}
+
 /// Names a flow and hands it to every sink.
 fn emitter(
     mut nodes: watch::Receiver<Arc<NodeView>>,
     name: &str,
     inventory: Arc<ArcSwap<Inventory>>,
-    translations: Translations,
+    insight: Insight,
     observer: Observer,
     log: Option<FlowLog>,
     metrics: Arc<Metrics>,
@@ -185,7 +209,12 @@ fn emitter(
         }
         let inventory = inventory.load();
         cluster::name(&mut flow, &inventory, &local);
-        translations.observe(&mut flow, &inventory, &local, model);
+        insight
+            .translations
+            .observe(&mut flow, &inventory, &local, model);
+        insight
+            .probes
+            .annotate(&mut flow, &inventory, &local, Moment::now());
         let flow = Arc::new(flow);
         metrics.observe([&*flow]);
         if let Some(log) = &log {

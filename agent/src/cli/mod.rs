@@ -13,6 +13,8 @@ mod node;
 mod node_pods;
 mod observe;
 mod output;
+mod probes;
+mod probing;
 mod row;
 mod servers;
 mod table;
@@ -46,6 +48,8 @@ pub enum Command {
     Node(node::Args),
     /// Show translations in force, their cause and what the configuration says; source ports in use
     Nat(Box<nat::Args>),
+    /// Show health probes: who asks whom how often, what the answer is, and when that changed
+    Probes(probes::Args),
     /// Print the completion script of a shell
     Completion(completion::Args),
 }
@@ -62,6 +66,7 @@ impl Command {
             Self::Observe(args) => block_on(observe::run(*args)),
             Self::Node(args) => block_on(node::run(args)),
             Self::Nat(args) => block_on(nat::run(*args)),
+            Self::Probes(args) => block_on(probes::run(args)),
             Self::Completion(args) => completion::run(&args),
         }
     }

@@ -4,6 +4,7 @@ mod connection;
 pub mod identity;
 mod join;
 pub mod model;
+mod probe;
 mod record;
 mod sweep;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod tuple;
 pub use connection::{Connection, HopState};
 pub use identity::{Identity, Node, ObjectName, Pod, Workload};
 pub use model::*;
+pub use probe::{Probe, ProbeHandler, ProbeKind, ProbeResult, ProbeSpec, ProbeStatus};
 pub use record::{InterfaceInfo, Interfaces, Moment, flow};
 pub use sweep::{Sweep, Timeouts};
 pub use tracker::{Gain, Tracker};

@@ -78,6 +78,7 @@ pub fn flow(
     Flow {
         time: now.wall,
         started: now.wall_of(connection.first_ns),
+        started_ns: connection.first_ns,
         event,
         connection: connection.id,
         node: Arc::clone(node),
@@ -96,6 +97,7 @@ pub fn flow(
         expectation: None,
         remote_sees: far.source,
         hops,
+        probe: None,
     }
 }
 

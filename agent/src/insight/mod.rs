@@ -1,3 +1,4 @@
 //! What a flow means: NAT causes, services, probes, checks.
 
 pub mod nat;
+pub mod probes;

@@ -5,6 +5,7 @@ pub mod extension;
 pub mod filter;
 pub mod identity;
 mod nat;
+mod probes;
 pub mod ring;
 pub mod select;
 pub mod serve;

@@ -10,6 +10,7 @@ use super::nat::NatService;
 use super::ring::{Batch, Ring};
 use crate::flow::{Flow, Identity};
 use crate::insight::nat::Translations;
+use crate::insight::probes::Probes;
 use crate::sink::proto::node::DescribeResponse;
 
 /// Flows kept when nothing else is said.
@@ -42,6 +43,7 @@ struct Shared {
     started: Instant,
     describe: Box<dyn Fn() -> DescribeResponse + Send + Sync>,
     recent: Mutex<Recent>,
+    probes: OnceLock<Probes>,
     /// How many flows there ever were; wakes readers that wait for more.
     seen: watch::Sender<u64>,
     /// Open connections with their translation, where an agent keeps them.
@@ -70,6 +72,7 @@ impl Observer {
             started: Instant::now(),
             describe: Box::new(describe),
             recent: Mutex::new(recent),
+            probes: OnceLock::new(),
             seen: watch::Sender::new(0),
             nat: OnceLock::new(),
             closing: watch::Sender::new(false),
@@ -88,6 +91,17 @@ impl Observer {
 
     pub(super) fn nat(&self) -> Option<&NatService> {
         self.0.nat.get()
+    }
+
+    /// Has the server answer about probes as well; before it serves, and once.
+    pub fn with_probes(self, probes: Probes) -> Self {
+        // A second handle would be to the same probes.
+        let _ = self.0.probes.set(probes);
+        self
+    }
+
+    pub(super) fn probes(&self) -> Option<&Probes> {
+        self.0.probes.get()
     }
 
     /// Adds flows, oldest first. Never waits for a reader: who is slow is told what it missed.
