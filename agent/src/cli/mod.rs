@@ -10,6 +10,11 @@ mod live;
 mod node;
 mod observe;
 mod output;
+mod path;
+mod path_end;
+mod path_join;
+mod path_leg;
+mod path_show;
 mod row;
 mod servers;
 mod table;
@@ -39,6 +44,8 @@ pub enum Command {
     Check(check::Args),
     /// Show flows: the last ones, live ones, or those of a flow log
     Observe(Box<observe::Args>),
+    /// Follow one connection hop by hop, the legs of several nodes joined
+    Path(Box<path::Args>),
     /// Show the node behind an agent: network model, interfaces, pods on them, attach state
     Node(node::Args),
     /// Print the completion script of a shell
@@ -55,6 +62,7 @@ impl Command {
             Self::Agent(args) => agent::run(*args),
             Self::Check(args) => check::run(&args),
             Self::Observe(args) => block_on(observe::run(*args)),
+            Self::Path(args) => block_on(path::run(*args)),
             Self::Node(args) => block_on(node::run(args)),
             Self::Completion(args) => completion::run(&args),
         }
