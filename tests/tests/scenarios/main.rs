@@ -6,6 +6,7 @@ mod bad_input;
 mod common;
 mod conservation;
 mod lifecycle;
+mod path;
 mod pod_to_pod;
 mod services;
 mod snat;
