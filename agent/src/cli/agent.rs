@@ -17,6 +17,8 @@ use crate::cluster::{self, Inventory, Local};
 use crate::config::{AgentArgs, Config, KubeSource, LogFormat, LogTarget, MetricLabel, NatSource};
 use crate::engine::{Engine, Intervals, Settings, Status};
 use crate::flow::{Flow, Timeouts};
+use crate::insight::here::Here;
+use crate::insight::nat::Translations;
 use crate::node::{self, InterfaceFilter, NodeView};
 use crate::sink::describe::{Describer, NodeFacts};
 use crate::sink::log::FlowLog;
@@ -100,6 +102,14 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         cluster.shared(),
         cluster.errors(),
     );
+    let connections = usize::try_from(config.max_connections).unwrap_or(usize::MAX);
+    let translations = Translations::new(connections);
+    let here = Here::new(
+        &config.node_name,
+        cluster.shared(),
+        watch.subscribe(),
+        translations.clone(),
+    );
     let observer = Observer::new(
         observer::Config {
             node: node.to_string(),
@@ -107,7 +117,9 @@ async fn agent(config: Config) -> anyhow::Result<()> {
             capacity: observer::DEFAULT_CAPACITY,
         },
         move || describer.describe(),
-    );
+    )
+    .with_translations(translations.clone())
+    .with_insights(here.clone());
     let listener = observer::bind(&config.socket).await?;
     let socket = config.socket.clone();
     let served = observer.clone();
@@ -130,8 +142,10 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         statuses: statuses.clone(),
         inventory: cluster.shared(),
         errors: cluster.errors(),
+        translations: translations.clone(),
         log: log.clone(),
     };
+    metrics.know_services(cluster.shared());
     tokio::spawn(sink::prometheus::feed(Arc::clone(&metrics), sources));
     if let Some(address) = config.listen_metrics {
         serve_metrics(address, Arc::clone(&metrics), statuses, stop.clone()).await?;
@@ -142,6 +156,8 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         watch.subscribe(),
         &config.node_name,
         cluster.shared(),
+        translations,
+        here,
         observer,
         log,
         metrics,
@@ -165,18 +181,24 @@ fn emitter(
     mut nodes: watch::Receiver<Arc<NodeView>>,
     name: &str,
     inventory: Arc<ArcSwap<Inventory>>,
+    translations: Translations,
+    insights: Here,
     observer: Observer,
     log: Option<FlowLog>,
     metrics: Arc<Metrics>,
 ) -> impl FnMut(Flow) + Send + use<> {
     let name = name.to_owned();
-    let mut local = Local::new(&name, &nodes.borrow_and_update());
+    let here = move |view: &NodeView| (Local::new(&name, view), node::model(view, None).kind);
+    let (mut local, mut model) = here(&nodes.borrow_and_update());
     move |mut flow| {
         if nodes.has_changed().unwrap_or(false) {
-            local = Local::new(&name, &nodes.borrow_and_update());
+            (local, model) = here(&nodes.borrow_and_update());
         }
-        cluster::name(&mut flow, &inventory.load(), &local);
+        let inventory = inventory.load();
+        cluster::name(&mut flow, &inventory, &local);
+        translations.observe(&mut flow, &inventory, &local, model);
         let flow = Arc::new(flow);
+        insights.observe(&flow, &inventory, &local);
         metrics.observe([&*flow]);
         if let Some(log) = &log {
             log.push([Arc::clone(&flow)]);
@@ -217,6 +239,7 @@ fn cluster_config(config: &Config) -> cluster::Config {
             pod_cidrs: config.cidrs.pod.clone(),
             node_cidrs: config.cidrs.node.clone(),
             service_cidrs: config.cidrs.service.clone(),
+            non_masquerade: config.cidrs.non_masquerade.clone(),
             probe_sources: config.probe_sources.clone(),
         },
     }

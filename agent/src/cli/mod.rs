@@ -2,6 +2,7 @@
 
 mod agent;
 pub mod check;
+mod check_agents;
 mod completion;
 mod failure;
 mod filters;
@@ -17,6 +18,8 @@ mod path_leg;
 mod path_show;
 mod row;
 mod servers;
+mod services;
+mod services_show;
 mod table;
 mod time;
 
@@ -46,6 +49,8 @@ pub enum Command {
     Observe(Box<observe::Args>),
     /// Follow one connection hop by hop, the legs of several nodes joined
     Path(Box<path::Args>),
+    /// Show what services promise their clients, and what these got
+    Services(services::Args),
     /// Show the node behind an agent: network model, interfaces, pods on them, attach state
     Node(node::Args),
     /// Print the completion script of a shell
@@ -63,6 +68,7 @@ impl Command {
             Self::Check(args) => check::run(&args),
             Self::Observe(args) => block_on(observe::run(*args)),
             Self::Path(args) => block_on(path::run(*args)),
+            Self::Services(args) => block_on(services::run(args)),
             Self::Node(args) => block_on(node::run(args)),
             Self::Completion(args) => completion::run(&args),
         }

@@ -10,6 +10,7 @@ use crate::flow::{Identity, Node, ObjectName, Pod, Protocol};
 
 use super::addresses::Addresses;
 use super::config::{AZURE_PLATFORM, Overrides};
+use super::masquerade::Masquerade;
 use super::nodes::Nodes;
 use super::services::{Backend, Service, Services};
 
@@ -28,10 +29,11 @@ pub struct Inventory {
     pub(super) nodes: Arc<Nodes>,
     pub(super) services: Arc<Services>,
     pub(super) overrides: Arc<Overrides>,
+    pub(super) masquerade: Arc<Masquerade>,
     /// Objects of each kind, in the order of [`super::KINDS`].
-    pub(super) counts: [usize; 4],
+    pub(super) counts: [usize; 5],
     /// Whether the first full list of each kind has arrived.
-    pub(super) listed: [bool; 4],
+    pub(super) listed: [bool; 5],
 }
 
 impl Inventory {
@@ -141,6 +143,39 @@ impl Inventory {
             .node(node)
             .and_then(|node| node.pod_cidrs.first().copied());
         known.or_else(|| self.overrides.pod_cidrs.first().copied())
+    }
+
+    /// The pod ranges of all nodes, as few as say the same: those of the configuration, else the
+    /// nodes' own.
+    pub fn pod_ranges(&self) -> Vec<IpNet> {
+        match self.overrides.pod_cidrs.as_slice() {
+            [] => IpNet::aggregate(&self.nodes.pod_ranges()),
+            ranges => ranges.to_vec(),
+        }
+    }
+
+    /// Whether the configuration says what the pod ranges are.
+    pub fn pod_ranges_are_given(&self) -> bool {
+        !self.overrides.pod_cidrs.is_empty()
+    }
+
+    /// Pods with an address of their own that a node has now.
+    pub fn pods_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> + 'a {
+        self.addresses.held().filter(move |pod| pod.node == node)
+    }
+
+    /// What the masquerade agents' ConfigMaps, or the flag, say.
+    pub fn masquerade(&self) -> &Masquerade {
+        &self.masquerade
+    }
+
+    /// The service of this name.
+    pub fn service_named(&self, name: &ObjectName) -> Option<&Service> {
+        let all = self.services.all();
+        let at = all
+            .binary_search_by(|service| service.name.cmp(name))
+            .ok()?;
+        all.get(at)
     }
 
     /// Whether load-balancer probes come from this address.

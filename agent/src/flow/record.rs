@@ -92,6 +92,7 @@ pub fn flow(
         icmp_message: icmp_message(connection),
         tcp,
         nat: nat(connection, far),
+        expectation: None,
         remote_sees: far.source,
         hops: hops(connection, &ordered, interfaces),
     }

@@ -85,7 +85,10 @@ fn scenario_07_path_joins_the_legs_of_both_nodes() -> Result<()> {
     let hops = || legs.iter().flat_map(|leg| leg["hops"].as_array()).flatten();
     for count in ["packets", "bytes", "reply_packets", "reply_bytes"] {
         let all: Vec<_> = hops().map(|hop| number(&hop[count])).collect();
-        assert!(all.iter().all(|one| one.is_some() && *one == all[0]), "{count}: {all:?}");
+        assert!(
+            all.iter().all(|one| one.is_some() && *one == all[0]),
+            "{count}: {all:?}"
+        );
     }
     let peer = format!(
         "{}:{}",
@@ -176,7 +179,13 @@ fn scenario_08_path_tells_refused_from_lost() -> Result<()> {
     let agents = [agent(&lab, 0)?, agent(&lab, 1)?];
     let (web, api) = (lab.pod("web")?, lab.pod("api")?);
     let (from, to) = (web.ip().to_string(), api.ip().to_string());
-    let outcome = web.run(["curl", "-s", "--max-time", "2", &format!("http://{to}:8081/")])?;
+    let outcome = web.run([
+        "curl",
+        "-s",
+        "--max-time",
+        "2",
+        &format!("http://{to}:8081/"),
+    ])?;
     ensure!(outcome.success().is_err(), "something listens on 8081");
     for agent in &agents {
         closed(agent, "the refused connection", |record| {

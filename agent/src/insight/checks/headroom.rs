@@ -42,12 +42,18 @@ pub(super) fn pod_cidr(facts: &Facts<'_>) -> Finding {
         .map(|(_, net)| net.addr())
         .filter(|ip| cidr.contains(ip))
         .collect();
-    let pods: BTreeSet<IpAddr> = node::pods_by_interface(facts.view)
-        .into_values()
-        .flatten()
+    // Pods that the API knows, and those that only the node has seen.
+    let pods: BTreeSet<IpAddr> = facts
+        .inventory
+        .pods_on(facts.node)
+        .flat_map(|pod| pod.ips.iter().copied())
+        .chain(node::pods_by_interface(facts.view).into_values().flatten())
         .filter(|ip| cidr.contains(ip))
         .collect();
-    let (used, limit) = (pods.len() as u64, hosts(cidr).saturating_sub(own.len() as u64));
+    let (used, limit) = (
+        pods.len() as u64,
+        hosts(cidr).saturating_sub(own.len() as u64),
+    );
     let evidence = format!("{used} of {limit} addresses of {cidr} are in use by pods");
     judge(
         used,
@@ -70,16 +76,25 @@ fn hosts(cidr: IpNet) -> u64 {
 
 /// Source ports towards each destination are left.
 pub(super) fn snat_ports(facts: &Facts<'_>) -> Finding {
-    let Some(busiest) = facts.snat_ports else {
+    let Some(busiest) = &facts.snat_ports else {
         return Finding::unknown("no translated connection is open");
     };
-    let ports = count(usize::try_from(busiest.ports).unwrap_or(usize::MAX), "port");
-    let evidence = format!(
-        "{ports} of {PORTS} in use towards {} ({}), the busiest destination",
-        busiest.destination, busiest.protocol
+    let mut evidence = format!(
+        "{} of {PORTS} in use towards {}, the busiest destination",
+        count(busiest.ports, "port"),
+        busiest.destination
     );
+    if let Some((pod, connections)) = busiest.pods.first() {
+        evidence.push_str(&format!(
+            ", most by {pod} ({})",
+            count(
+                usize::try_from(*connections).unwrap_or(usize::MAX),
+                "connection"
+            )
+        ));
+    }
     judge(
-        busiest.ports,
+        busiest.ports as u64,
         PORTS,
         evidence,
         "new connections there fail when none is left; reuse connections, or spread them",

@@ -20,11 +20,12 @@ use crate::cluster::Inventory;
 use crate::flow::Flow;
 use crate::node::NodeView;
 
+use super::nat::InUse;
 use super::services::Report;
 
 pub use conntrack::Conntrack;
 pub use probes::ProbesSeen;
-pub use recent::{BusiestDestination, Recent};
+pub use recent::Recent;
 
 /// Flows count as evidence for so long: what was repaired earlier is no failure any more.
 pub const WINDOW: Duration = Duration::from_secs(300);
@@ -97,7 +98,7 @@ pub struct Facts<'a> {
     /// Load-balancer probes by port, since the agent started.
     pub probes: &'a [ProbesSeen],
     /// The destination towards which the most source ports are in use.
-    pub snat_ports: Option<BusiestDestination>,
+    pub snat_ports: Option<InUse>,
     /// What was seen of the services.
     pub services: &'a [Report],
     /// Entries of conntrack, or why they cannot be told.
@@ -182,12 +183,11 @@ fn count(number: usize, what: &str) -> String {
 
 /// An end of a flow as people know it.
 fn ends(flow: &Flow) -> String {
-    let name = |identity: &crate::flow::Identity, address: std::net::SocketAddr| match identity
-        .pod()
-    {
-        Some(pod) => format!("{} ({address})", pod.name),
-        None => address.to_string(),
-    };
+    let name =
+        |identity: &crate::flow::Identity, address: std::net::SocketAddr| match identity.pod() {
+            Some(pod) => format!("{} ({address})", pod.name),
+            None => address.to_string(),
+        };
     format!(
         "{} -> {}",
         name(&flow.source, flow.tuple.source),

@@ -1,13 +1,12 @@
 //! What the checks remember of the flows.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::WINDOW;
 use super::probes::ProbesSeen;
-use crate::flow::{Class, Event, Flow, NatKind, Protocol};
+use crate::flow::{Class, Event, Flow};
 
 /// Connections kept: those of a busy node for some seconds, or of a quiet one for the whole
 /// window. Beyond it the oldest half goes.
@@ -15,17 +14,6 @@ const CAPACITY: usize = 16_384;
 
 /// Ports whose probes are remembered; a node has one for each service, if that many.
 const PROBED_PORTS: usize = 4_096;
-
-/// The destination towards which the most source ports are in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BusiestDestination {
-    /// Address and port.
-    pub destination: SocketAddr,
-    /// Protocol.
-    pub protocol: Protocol,
-    /// Source ports in use.
-    pub ports: u64,
-}
 
 /// Evidence for checks. Bounded in number and time.
 #[derive(Debug, Default)]
@@ -37,9 +25,6 @@ struct State {
     flows: HashMap<u64, Arc<Flow>>,
     /// Probes by port: remembered for longer, for their absence is what matters.
     probes: BTreeMap<u16, ProbesSeen>,
-    /// Destination and source port of each open connection that is translated; as many as the
-    /// flow room keeps.
-    translated: HashMap<u64, (SocketAddr, Protocol, u16)>,
 }
 
 impl Recent {
@@ -53,7 +38,6 @@ impl Recent {
         if flow.class == Class::LbProbe && known.is_none() {
             state.note_probe(flow);
         }
-        state.note_port(flow);
         if state.flows.len() > CAPACITY {
             let mut times: Vec<SystemTime> = state.flows.values().map(|flow| flow.time).collect();
             times.sort_unstable();
@@ -79,25 +63,6 @@ impl Recent {
         self.lock().probes.values().copied().collect()
     }
 
-    /// The destination with the most source ports in use; `None` when none is.
-    pub fn busiest(&self) -> Option<BusiestDestination> {
-        let state = self.lock();
-        let mut ports: HashMap<(SocketAddr, u8), HashSet<u16>> = HashMap::new();
-        for (destination, protocol, port) in state.translated.values() {
-            let key = (*destination, protocol.0);
-            ports.entry(key).or_default().insert(*port);
-        }
-        let number = |ports: &HashSet<u16>| ports.len() as u64;
-        ports
-            .iter()
-            .map(|((destination, protocol), ports)| BusiestDestination {
-                destination: *destination,
-                protocol: Protocol(*protocol),
-                ports: number(ports),
-            })
-            .max_by_key(|one| (one.ports, one.destination))
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -117,20 +82,6 @@ impl State {
                 last: flow.started,
             };
             self.probes.insert(port, seen);
-        }
-    }
-
-    fn note_port(&mut self, flow: &Flow) {
-        let nat = &flow.nat;
-        let translated = matches!(nat.kind, NatKind::Snat | NatKind::Both);
-        if flow.event == Event::Close {
-            self.translated.remove(&flow.connection);
-        } else if translated && !flow.tuple.protocol.is_icmp() {
-            let port = nat.translated.source.port();
-            self.translated.insert(
-                flow.connection,
-                (nat.translated.destination, flow.tuple.protocol, port),
-            );
         }
     }
 }

@@ -32,7 +32,10 @@ pub(super) fn local_policy(facts: &Facts<'_>) -> Finding {
             newest(report)
         ));
     }
-    match services.iter().find(|report| report.observed.external() > 0) {
+    match services
+        .iter()
+        .find(|report| report.observed.external() > 0)
+    {
         Some(report) => Finding::pass(format!(
             "{}: all of {} from outside kept the client's address: {}",
             report.service.name,
@@ -73,7 +76,10 @@ pub(super) fn second_hop(facts: &Facts<'_>) -> Finding {
             ));
         }
     }
-    match services.iter().find(|report| report.observed.second_hop > 0) {
+    match services
+        .iter()
+        .find(|report| report.observed.second_hop > 0)
+    {
         Some(report) => Finding::pass(format!(
             "{}: {} of {} to another node masqueraded and answered: {}",
             report.service.name,
@@ -81,7 +87,9 @@ pub(super) fn second_hop(facts: &Facts<'_>) -> Finding {
             count(number(report.observed.second_hop), "connection"),
             newest(report)
         )),
-        None => Finding::unknown("no connection from outside to a backend on another node was seen"),
+        None => {
+            Finding::unknown("no connection from outside to a backend on another node was seen")
+        }
     }
 }
 

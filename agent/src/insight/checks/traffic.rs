@@ -46,7 +46,11 @@ pub(super) fn cross_node(facts: &Facts<'_>) -> Finding {
     };
     for flow in facts.flows.iter().filter(from_here) {
         let peer = flow.destination.pod().map_or("", |pod| pod.node.as_str());
-        let peer = if peer.is_empty() { "another node" } else { peer };
+        let peer = if peer.is_empty() {
+            "another node"
+        } else {
+            peer
+        };
         if let Some(answered) = answered(flow, facts) {
             // Oldest first: what was repaired, or broke, is told by the newest.
             newest.insert(peer, (flow, answered));
@@ -116,7 +120,9 @@ pub(super) fn dns(facts: &Facts<'_>) -> Finding {
         Some(_) => {
             let told: Vec<String> = servers
                 .iter()
-                .map(|(server, (all, _))| format!("{server} all of {}", count(*all, "conversation")))
+                .map(|(server, (all, _))| {
+                    format!("{server} all of {}", count(*all, "conversation"))
+                })
                 .collect();
             Finding::pass(format!("answered: {}", told.join(", ")))
         }

@@ -3,13 +3,8 @@
 use std::sync::Arc;
 
 use super::{Facts, Finding, count, ends};
-use crate::flow::{Class, Expected, Flow, NatKind};
-
-/// Whether the initiator's address was translated.
-fn is_snat(flow: &Flow) -> bool {
-    matches!(flow.nat.kind, NatKind::Snat | NatKind::Both)
-        && flow.nat.translated.source.ip() != flow.tuple.source.ip()
-}
+use crate::cluster::Masquerade;
+use crate::flow::{Class, Expected, Flow};
 
 /// Pods reach each other by address under their own addresses.
 pub(super) fn pod_to_pod_no_snat(facts: &Facts<'_>) -> Finding {
@@ -22,7 +17,10 @@ pub(super) fn pod_to_pod_no_snat(facts: &Facts<'_>) -> Finding {
     let Some(newest) = told.last() else {
         return Finding::unknown("no connection between pods by address was seen of late");
     };
-    let translated: Vec<_> = told.iter().filter(|flow| is_snat(flow)).collect();
+    let translated: Vec<_> = told
+        .iter()
+        .filter(|flow| flow.nat.is_source_translated())
+        .collect();
     match translated.last() {
         None => Finding::pass(format!(
             "{} between pods kept the source, the newest {}",
@@ -50,12 +48,9 @@ fn egress<'a>(facts: &'a Facts<'_>) -> Vec<&'a Arc<Flow>> {
         .collect()
 }
 
+/// Whether conntrack shows what the configuration says, where it says something.
 fn agrees(flow: &Flow) -> Option<bool> {
-    match flow.nat.expected {
-        Expected::Unknown => None,
-        Expected::Kept => Some(!is_snat(flow)),
-        Expected::Translated => Some(is_snat(flow)),
-    }
+    (flow.nat.expected != Expected::Unknown).then(|| !flow.nat.is_mismatch())
 }
 
 /// Pods leave the cluster under the address that the masquerade configuration says.
@@ -69,9 +64,14 @@ pub(super) fn egress_snat(facts: &Facts<'_>) -> Finding {
         .filter_map(|flow| agrees(flow).map(|agrees| (flow, agrees)))
         .collect();
     let Some((newest, _)) = told.last() else {
+        let why = seen
+            .iter()
+            .rev()
+            .find_map(|flow| flow.expectation.as_deref());
         return Finding::unknown(format!(
-            "{} from pods to the outside, and the masquerade configuration is not known",
-            count(seen.len(), "connection")
+            "{} from pods to the outside, of which the masquerade configuration is not known: {}",
+            count(seen.len(), "connection"),
+            why.unwrap_or("nothing was told")
         ));
     };
     let wrong: Vec<_> = told.iter().filter(|(_, agrees)| !agrees).collect();
@@ -92,30 +92,38 @@ pub(super) fn egress_snat(facts: &Facts<'_>) -> Finding {
     }
 }
 
-/// The masquerade configuration is what the node does: every range of which traffic was seen
-/// is treated as it says.
+/// The masquerade configuration is what the node does: of all that the configuration speaks of,
+/// nothing was translated, or kept, against it.
 pub(super) fn masq_config(facts: &Facts<'_>) -> Finding {
-    let told: Vec<_> = egress(facts)
-        .into_iter()
+    let source = match facts.inventory.masquerade() {
+        Masquerade::Configured(config) => config.source.as_str(),
+        Masquerade::Absent => "no ConfigMap of a masquerade agent, so the default",
+        Masquerade::Unknown(why) => return Finding::unknown(why.as_str()),
+    };
+    let told: Vec<&Arc<Flow>> = facts
+        .flows
+        .iter()
+        .filter(|flow| flow.source.is_pod() && flow.nat.source.is_some())
         .filter(|flow| agrees(flow).is_some())
         .collect();
-    let by = |expected: Expected| told.iter().filter(|flow| flow.nat.expected == expected).count();
     if told.is_empty() {
-        return Finding::unknown(
-            "no connection from a pod to the outside was seen of which the masquerade \
-             configuration says what to do",
-        );
+        return Finding::unknown(format!(
+            "{source}: no connection that it speaks of was seen of late"
+        ));
     }
-    let wrong = told.iter().rev().find(|flow| agrees(flow) == Some(false));
-    match wrong {
+    let by = |expected: Expected| {
+        let those = told.iter().filter(|flow| flow.nat.expected == expected);
+        those.count()
+    };
+    match told.iter().rev().find(|flow| flow.nat.is_mismatch()) {
         None => Finding::pass(format!(
-            "{} to be translated and {} to be kept, and all were",
-            by(Expected::Translated),
+            "{source}: {} to be translated and {} to be kept, and all were",
+            count(by(Expected::Translated), "connection"),
             by(Expected::Kept)
         )),
         Some(flow) => Finding::fail(format!(
-            "{} {}: the configuration is not what the node does (edited and not applied? is the \
-             ip-masq-agent of this node running?)",
+            "{source}: {}: {}; was it edited and not applied, does the masquerade agent of this \
+             node run?",
             ends(flow),
             argument(flow)
         )),
@@ -124,11 +132,6 @@ pub(super) fn masq_config(facts: &Facts<'_>) -> Finding {
 
 /// Both sides of the argument.
 fn argument(flow: &Flow) -> String {
-    match flow.nat.expected {
-        Expected::Kept => format!(
-            "should keep its address and left as {}",
-            flow.nat.translated.source
-        ),
-        _ => "should be translated and kept its address".to_owned(),
-    }
+    let says = flow.expectation.as_deref().unwrap_or("the configuration");
+    format!("{}, but {says}", flow.nat.observed())
 }

@@ -42,7 +42,11 @@ impl ServiceInsight {
         }
         let service = inventory.service_named(name);
         if let Some(seen) = seen(flow, service, local.name()) {
-            state.services.entry(name.clone()).or_default().add(seen, flow);
+            state
+                .services
+                .entry(name.clone())
+                .or_default()
+                .add(seen, flow);
         }
     }
 

@@ -45,7 +45,11 @@ pub struct Report {
 pub fn policy(service: &Service) -> Option<&'static str> {
     let outside = matches!(service.kind.as_str(), "NodePort" | "LoadBalancer")
         || !service.external_ips.is_empty();
-    outside.then_some(if service.local_policy { "Local" } else { "Cluster" })
+    outside.then_some(if service.local_policy {
+        "Local"
+    } else {
+        "Cluster"
+    })
 }
 
 impl Report {

@@ -10,6 +10,8 @@ use super::{Metrics, SelfMetrics};
 use crate::cluster::{Inventory, WatchErrors};
 use crate::engine::{HookStatus, Status};
 use crate::flow::Direction;
+use crate::insight::checks::Conntrack;
+use crate::insight::nat::Translations;
 use crate::sink::log::FlowLog;
 
 /// Where the values come from.
@@ -20,6 +22,8 @@ pub struct Sources {
     pub inventory: Arc<ArcSwap<Inventory>>,
     /// Its failures.
     pub errors: Arc<WatchErrors>,
+    /// Open connections with their translation.
+    pub translations: Translations,
     /// The flow log, where there is one.
     pub log: Option<FlowLog>,
 }
@@ -36,6 +40,12 @@ pub async fn feed(metrics: Arc<Metrics>, mut sources: Sources) {
         }
         for (kind, count) in sources.errors.counts() {
             own.set_kube_watch_errors(kind, count);
+        }
+        let ports = sources.translations.ports().into_iter();
+        metrics.set_snat_ports(ports.map(|one| (one.destination.to_string(), one.ports)));
+        // Without connection tracking the metrics stay at zero; the check says why.
+        if let Ok(table) = Conntrack::read() {
+            own.set_conntrack(table.entries, table.limit);
         }
         if let Some(log) = &sources.log {
             own.set_events_lost("flow_log", log.lost());

@@ -11,15 +11,18 @@ mod family;
 mod feed;
 mod flows;
 mod labels;
+mod nat;
 mod own;
 mod server;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
+use crate::cluster::Inventory;
 use crate::flow::Flow;
 
 pub use feed::{Sources, feed};
@@ -61,6 +64,7 @@ pub struct Metrics {
     registry: Registry,
     flows: Mutex<flows::FlowMetrics>,
     own: SelfMetrics,
+    snat_ports: nat::SnatPorts,
 }
 
 impl Metrics {
@@ -73,10 +77,12 @@ impl Metrics {
         let own = SelfMetrics::new(&registry)?;
         let limited = own.series_limited().clone();
         let flows = flows::FlowMetrics::new(&registry, options, &limited)?;
+        let snat_ports = nat::SnatPorts::new(&registry, options.max_series)?;
         Ok(Self {
             registry,
             flows: Mutex::new(flows),
             own,
+            snat_ports,
         })
     }
 
@@ -87,6 +93,17 @@ impl Metrics {
         for record in records {
             flows.observe(record);
         }
+    }
+
+    /// Where the policies of services are told: their connections are counted by policy.
+    pub fn know_services(&self, inventory: Arc<ArcSwap<Inventory>>) {
+        let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        flows.know_services(inventory);
+    }
+
+    /// Takes over the source ports in use now, by destination, most first.
+    pub fn set_snat_ports(&self, in_use: impl Iterator<Item = (String, usize)>) {
+        self.snat_ports.set(in_use);
     }
 
     /// What the agent says about itself.
