@@ -8,7 +8,10 @@ mod failure;
 mod filters;
 mod input;
 mod live;
+mod nat;
+mod nat_rows;
 mod node;
+mod node_pods;
 mod observe;
 mod output;
 mod path;
@@ -53,6 +56,8 @@ pub enum Command {
     Services(services::Args),
     /// Show the node behind an agent: network model, interfaces, pods on them, attach state
     Node(node::Args),
+    /// Show translations in force, their cause and what the configuration says; source ports in use
+    Nat(Box<nat::Args>),
     /// Print the completion script of a shell
     Completion(completion::Args),
 }
@@ -70,6 +75,7 @@ impl Command {
             Self::Path(args) => block_on(path::run(*args)),
             Self::Services(args) => block_on(services::run(args)),
             Self::Node(args) => block_on(node::run(args)),
+            Self::Nat(args) => block_on(nat::run(*args)),
             Self::Completion(args) => completion::run(&args),
         }
     }

@@ -102,6 +102,13 @@ impl Addresses {
         changed
     }
 
+    /// Addresses that pods have now.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let open = |list: &[Holding]| list.iter().any(|holding| holding.until.is_none());
+        let lists = self.holders.iter();
+        lists.filter(move |(_, list)| open(list)).map(|(ip, _)| *ip)
+    }
+
     /// Pods that have an address now, once for each address.
     pub(super) fn held(&self) -> impl Iterator<Item = &Arc<Pod>> {
         self.holders.values().filter_map(|list| {

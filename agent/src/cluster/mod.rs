@@ -19,7 +19,7 @@ mod trim;
 mod watch;
 
 pub use config::{Config, Error, Kubeconfig, Overrides};
-pub use inventory::{Inventory, is_platform};
+pub use inventory::{Inventory, PLATFORM, is_platform};
 pub use local::Local;
 pub use masquerade::{CONFIG_MAPS, Masquerade, MasqueradeConfig};
 pub use naming::name;

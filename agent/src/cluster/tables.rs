@@ -194,6 +194,7 @@ impl Tables {
     pub(super) fn build(&mut self) -> Arc<Inventory> {
         if std::mem::take(&mut self.pods.changed) {
             self.inventory.addresses = Arc::new(self.addresses.clone());
+            self.inventory.host_network = Arc::new(self.host_network());
         }
         let services = std::mem::take(&mut self.services.changed);
         if std::mem::take(&mut self.slices.changed) || services {
@@ -224,6 +225,15 @@ impl Tables {
             self.masquerade.iter().all(|table| table.listed),
         ];
         Arc::new(self.inventory.clone())
+    }
+
+    fn host_network(&self) -> HashMap<String, u32> {
+        let mut counts = HashMap::new();
+        let pods = self.pods.objects.values();
+        for record in pods.filter(|record| record.host_network && !record.finished) {
+            *counts.entry(record.pod.node.clone()).or_default() += 1;
+        }
+        counts
     }
 
     fn unite_masquerade(&mut self) {

@@ -24,10 +24,7 @@ pub struct InForce {
 impl InForce {
     /// What holds on a node of this model.
     pub fn new(inventory: &Inventory, model: ModelKind) -> Self {
-        let certain = |config| Self {
-            config,
-            unsure: Vec::new(),
-        };
+        let certain = Self::certain;
         if model == ModelKind::Cilium {
             return certain(Err(
                 "Cilium translates in BPF, past iptables and conntrack: not visible here"
@@ -42,6 +39,14 @@ impl InForce {
                 "no ConfigMap of a masquerade agent in kube-system, and {model} has no default: \
                  give --non-masquerade-cidr"
             ))),
+        }
+    }
+
+    /// What says all that is to be said.
+    pub(super) fn certain(config: Result<MasqueradeConfig, String>) -> Self {
+        Self {
+            config,
+            unsure: Vec::new(),
         }
     }
 
