@@ -13,7 +13,7 @@ use crate::{
     events::tell,
     frame::Bytes,
     maps::{HOPS, PORTS, UNATTRIBUTED, UNPLACED},
-    nat,
+    nat, payload,
 };
 
 /// What the records and counters need of an skb besides its bytes.
@@ -133,6 +133,9 @@ fn attribute<const EGRESS: bool>(ctx: &TcContext, skb: Skb) -> Result<(), Reason
         } else if packet.echo != Echo::No {
             echo(record, packet.echo);
         }
+        if (*record).payload != 0 {
+            payload::capture(ctx, &key, record, u32::from(forward));
+        }
         if EGRESS && (*record).nat == NatState::Unknown as u8 {
             nat::resolve(ctx, &key, record, u32::from(forward));
         }
@@ -147,6 +150,7 @@ fn open(key: &HopKey, opener: u32) {
         // SAFETY: a plain helper call.
         first_ns: unsafe { bpf_ktime_get_ns() },
         opener: opener as u8,
+        payload: payload::wanted(key),
         ..HopRecord::default()
     };
     // A failure is a full table, or another CPU that was first and told of it.
@@ -203,6 +207,7 @@ unsafe fn tcp(key: &HopKey, record: *mut HopRecord, forward: u32, flags: u8) {
                     (*record).request_ns = 0;
                     (*record).nat = NatState::Unknown as u8;
                     (*record).nat_tries = 0;
+                    (*record).payload = payload::wanted(key);
                     (*record).opener = u8::from(!forward);
                     (*record).incarnation = (*record).incarnation.wrapping_add(1);
                     tell(key, EventKind::Open);

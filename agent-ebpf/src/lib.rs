@@ -100,8 +100,8 @@ pub struct HopRecord {
     pub incarnation: u16,
     /// How often the conntrack entry was looked for in vain.
     pub nat_tries: u8,
-    /// Always 0.
-    pub reserved: u8,
+    /// Whether payload heads are wanted, and how many were sent: see [`wanted`].
+    pub payload: u8,
     /// Set to 1 by a FIN or RST of `a` and of `b`: written whole, so that two CPUs cannot
     /// lose one another's.
     pub ab_fin: u8,
@@ -283,15 +283,88 @@ pub enum EventKind {
     Nat = 1,
     /// A FIN or RST came.
     Ending = 2,
+    /// The head of a payload; it has a ring of its own.
+    Payload = 3,
 }
 
 impl EventKind {
     /// How many there are.
-    pub const COUNT: u32 = 3;
+    pub const COUNT: u32 = 4;
 
     /// The word in metrics.
-    pub const NAMES: [&'static str; 3] = ["open", "nat", "ending"];
+    pub const NAMES: [&'static str; 4] = ["open", "nat", "ending", "payload"];
 }
+
+/// The byte `payload` of a [`HopRecord`]: 0 for almost all conversations.
+pub mod wanted {
+    /// The heads of its payload are wanted.
+    pub const YES: u8 = 1;
+    /// Unit of the number of heads sent of `a`'s packets: bits 1 to 3.
+    pub const AB_ONE: u8 = 1 << 1;
+    /// Unit of the number of heads sent of `b`'s packets: bits 4 to 6.
+    pub const BA_ONE: u8 = 1 << 4;
+    /// Mask of a number, after it is shifted down.
+    pub const MASK: u8 = 7;
+    /// So many heads are sent for each direction of a connection: an HTTP answer has its status
+    /// in the first, a gRPC answer comes after the SETTINGS and their acknowledgement.
+    pub const MOST: u8 = 4;
+}
+
+/// Bytes of a packet's payload that are sent at most: status line, headers and body of a
+/// kube-proxy health answer with the longest names that Kubernetes allows.
+pub const HEAD: usize = 512;
+
+/// Key of the `PROBE_PORTS` map: an end whose conversations' payload is wanted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProbeKey {
+    /// Address of the end.
+    pub address: Address,
+    /// Its port in host order; 0 for what holds of the address whatever the port.
+    pub port: u16,
+    /// Always 0.
+    pub reserved: u16,
+}
+
+const _: () = assert!(size_of::<ProbeKey>() == 20 && align_of::<ProbeKey>() == 4);
+
+/// Value of the `PROBE_PORTS` map (as `u32`).
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ProbeEnd {
+    /// Everything from and to this address: a source of load-balancer probes.
+    Source = 1,
+    /// Everything to this address and port: one that answers health checks.
+    Port = 2,
+    /// What comes to this address and port from a [`ProbeEnd::Node`]: a container's probe port.
+    PodPort = 3,
+    /// One of the node's own addresses.
+    Node = 4,
+}
+
+/// The head of a packet's payload: what the `PAYLOAD` ring carries.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct PayloadEvent {
+    /// `CLOCK_MONOTONIC` nanoseconds.
+    pub time_ns: u64,
+    /// The conversation at the hook that saw it.
+    pub key: HopKey,
+    /// TCP sequence number of the first byte.
+    pub sequence: u32,
+    /// Bytes of payload in the packet.
+    pub length: u32,
+    /// Bytes in `head` that are the payload's.
+    pub captured: u16,
+    /// 1 when the sender is the key's `a`.
+    pub from_a: u8,
+    /// Always 0.
+    pub reserved: u8,
+    /// The first bytes.
+    pub head: [u8; HEAD],
+}
+
+const _: () = assert!(size_of::<PayloadEvent>() == 64 + HEAD && align_of::<PayloadEvent>() == 8);
 
 /// Offsets of the running kernel's structures, from its BTF; zero-sized use when `enabled` is 0.
 #[repr(C)]

@@ -19,6 +19,7 @@ mod frame;
 mod hops;
 mod maps;
 mod nat;
+mod payload;
 
 use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 

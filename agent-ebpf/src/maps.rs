@@ -6,7 +6,9 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
-use nodescope_ebpf::{Counter, EventKind, HopKey, HopRecord, NatRecord, Offsets, UnattributedKey};
+use nodescope_ebpf::{
+    Counter, EventKind, HopKey, HopRecord, NatRecord, Offsets, ProbeKey, UnattributedKey,
+};
 
 /// Conversations at interfaces. The agent sets the size before loading.
 #[map]
@@ -32,6 +34,14 @@ pub static PORTS: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 /// Conversations that began, for the agent to look at now rather than at the next drain.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Ends whose payload heads are wanted, and why ([`nodescope_ebpf::ProbeEnd`]).
+#[map]
+pub static PROBE_PORTS: HashMap<ProbeKey, u32> = HashMap::with_max_entries(8192, 0);
+
+/// Heads of payload ([`nodescope_ebpf::PayloadEvent`]).
+#[map]
+pub static PAYLOAD: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
 /// Events that found the ring full, by kind.
 #[map]

@@ -32,9 +32,10 @@ mod ether_type {
 }
 
 /// IP protocol numbers (IANA).
-mod protocol {
+pub mod protocol {
     pub(super) const ICMP: u8 = 1;
-    pub(super) const TCP: u8 = 6;
+    /// TCP.
+    pub const TCP: u8 = 6;
     pub(super) const UDP: u8 = 17;
     pub(super) const ICMPV6: u8 = 58;
     pub(super) const SCTP: u8 = 132;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "flow/filter.proto",
     "flow/flow.proto",
     "observer/observer.proto",
@@ -13,6 +13,7 @@ const FILES: [&str; 9] = [
     "nodescope/v1/checks.proto",
     "nodescope/v1/nat.proto",
     "nodescope/v1/node.proto",
+    "nodescope/v1/probes.proto",
     "nodescope/v1/services.proto",
 ];
 

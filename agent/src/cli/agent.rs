@@ -13,12 +13,14 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::probing;
 use crate::cluster::{self, Inventory, Local};
 use crate::config::{AgentArgs, Config, KubeSource, LogFormat, LogTarget, MetricLabel, NatSource};
 use crate::engine::{Engine, Intervals, Settings, Status};
-use crate::flow::{Flow, Timeouts};
+use crate::flow::{Flow, Moment, Timeouts};
 use crate::insight::here::Here;
 use crate::insight::nat::Translations;
+use crate::insight::probes::Probes;
 use crate::node::{self, InterfaceFilter, NodeView};
 use crate::sink::describe::{Describer, NodeFacts};
 use crate::sink::log::FlowLog;
@@ -104,11 +106,13 @@ async fn agent(config: Config) -> anyhow::Result<()> {
     );
     let connections = usize::try_from(config.max_connections).unwrap_or(usize::MAX);
     let translations = Translations::new(connections);
+    let probes = Probes::default();
     let here = Here::new(
         &config.node_name,
         cluster.shared(),
         watch.subscribe(),
         translations.clone(),
+        probes.clone(),
     );
     let observer = Observer::new(
         observer::Config {
@@ -120,6 +124,7 @@ async fn agent(config: Config) -> anyhow::Result<()> {
     )
     .with_translations(translations.clone())
     .with_insights(here.clone());
+    let observer = observer.with_probes(probes.clone());
     let listener = observer::bind(&config.socket).await?;
     let socket = config.socket.clone();
     let served = observer.clone();
@@ -151,6 +156,17 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         serve_metrics(address, Arc::clone(&metrics), statuses, stop.clone()).await?;
     }
 
+    let (heads, ports) = engine.datapath().payload()?;
+    let feed = probing::Feed {
+        node: config.node_name.clone(),
+        nodes: watch.subscribe(),
+        inventory: cluster.shared(),
+        sources: config.probe_sources.clone(),
+        heads,
+        ports,
+        metrics: Arc::clone(&metrics),
+    };
+    tokio::spawn(probing::feed(probes.clone(), feed));
     tracing::info!(node = %node, socket = %config.socket.display(), "observing");
     let emit = emitter(
         watch.subscribe(),
@@ -158,6 +174,7 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         cluster.shared(),
         translations,
         here,
+        probes,
         observer,
         log,
         metrics,
@@ -183,6 +200,7 @@ fn emitter(
     inventory: Arc<ArcSwap<Inventory>>,
     translations: Translations,
     insights: Here,
+    probes: Probes,
     observer: Observer,
     log: Option<FlowLog>,
     metrics: Arc<Metrics>,
@@ -197,6 +215,7 @@ fn emitter(
         let inventory = inventory.load();
         cluster::name(&mut flow, &inventory, &local);
         translations.observe(&mut flow, &inventory, &local, model);
+        probes.annotate(&mut flow, &inventory, &local, Moment::now());
         let flow = Arc::new(flow);
         insights.observe(&flow, &inventory, &local);
         metrics.observe([&*flow]);

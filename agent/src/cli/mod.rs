@@ -19,6 +19,8 @@ mod path_end;
 mod path_join;
 mod path_leg;
 mod path_show;
+mod probes;
+mod probing;
 mod row;
 mod servers;
 mod services;
@@ -58,6 +60,8 @@ pub enum Command {
     Node(node::Args),
     /// Show translations in force, their cause and what the configuration says; source ports in use
     Nat(Box<nat::Args>),
+    /// Show health probes: who asks whom how often, what the answer is, and when that changed
+    Probes(probes::Args),
     /// Print the completion script of a shell
     Completion(completion::Args),
 }
@@ -76,6 +80,7 @@ impl Command {
             Self::Services(args) => block_on(services::run(args)),
             Self::Node(args) => block_on(node::run(args)),
             Self::Nat(args) => block_on(nat::run(*args)),
+            Self::Probes(args) => block_on(probes::run(args)),
             Self::Completion(args) => completion::run(&args),
         }
     }

@@ -48,6 +48,11 @@ impl Local {
         &self.node.name
     }
 
+    /// The node's own addresses, loopback excepted, in order.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.node.ips.iter().copied()
+    }
+
     /// Whether this is one of the node's own addresses.
     pub fn owns(&self, ip: IpAddr) -> bool {
         ip.is_loopback() || self.addresses.contains(&ip)

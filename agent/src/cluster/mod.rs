@@ -11,6 +11,7 @@ mod local;
 mod masquerade;
 mod naming;
 mod nodes;
+mod probes;
 mod services;
 mod tables;
 #[cfg(test)]

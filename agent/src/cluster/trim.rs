@@ -82,6 +82,7 @@ pub(super) fn pod(pod: core::Pod) -> PodRecord {
     let name = object_name(&pod.metadata);
     let spec = pod.spec.unwrap_or_default();
     let status = pod.status.unwrap_or_default();
+    let probes = super::probes::of(&spec, &status);
     let mut ips: Vec<IpAddr> = status
         .pod_ips
         .iter()
@@ -116,6 +117,7 @@ pub(super) fn pod(pod: core::Pod) -> PodRecord {
             node: spec.node_name.unwrap_or_default(),
             workload,
             labels: pod.metadata.labels.unwrap_or_default(),
+            probes,
         }),
     }
 }

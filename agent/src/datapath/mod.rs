@@ -4,6 +4,7 @@ mod attach;
 mod batch;
 pub mod btf;
 mod events;
+mod payload;
 mod pods;
 mod preflight;
 
@@ -16,6 +17,7 @@ use nodescope_ebpf::{Counter, EventKind, HopKey, HopRecord, NatRecord, Reason, U
 
 pub use attach::{Method, Side};
 pub use events::Events;
+pub use payload::{Head, Heads, ProbeEnds, ProbePorts};
 pub use preflight::{PreflightItem, Verdict, preflight};
 
 use pods::{CounterPod, Key, NatValue, OffsetsPod, Record, UnattributedPod};
@@ -292,6 +294,18 @@ impl Datapath {
     /// It was taken, or cannot be mapped.
     pub fn events(&mut self) -> Result<Events, Error> {
         Events::take(&mut self.ebpf)
+    }
+
+    /// The ring of payload heads and the map that says whose; they can be taken once.
+    ///
+    /// # Errors
+    ///
+    /// They were taken, or cannot be mapped.
+    pub fn payload(&mut self) -> Result<(Heads, ProbePorts), Error> {
+        Ok((
+            Heads::take(&mut self.ebpf)?,
+            ProbePorts::take(&mut self.ebpf)?,
+        ))
     }
 
     /// Passes the kernel side's own log lines to this process's log, until the task is dropped.

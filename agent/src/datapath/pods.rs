@@ -1,7 +1,7 @@
 //! The contract's types under names that aya may copy as bytes.
 
 use aya::Pod;
-use nodescope_ebpf::{Counter, HopKey, HopRecord, NatRecord, Offsets, UnattributedKey};
+use nodescope_ebpf::{Counter, HopKey, HopRecord, NatRecord, Offsets, ProbeKey, UnattributedKey};
 
 macro_rules! pod {
     ($($(#[$doc:meta])* $name:ident($inner:ty);)*) => {$(
@@ -27,6 +27,8 @@ pod! {
     UnattributedPod(UnattributedKey);
     /// Value of `UNATTRIBUTED` and `UNPLACED`.
     CounterPod(Counter);
+    /// Key of `PROBE_PORTS`.
+    ProbePod(ProbeKey);
     /// The read-only global `OFFSETS`.
     OffsetsPod(Offsets);
 }

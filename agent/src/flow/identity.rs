@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::probe::ProbeSpec;
+
 /// A namespaced Kubernetes name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectName {
@@ -43,6 +45,8 @@ pub struct Pod {
     pub workload: Option<Workload>,
     /// Labels of the pod.
     pub labels: BTreeMap<String, String>,
+    /// Health probes of its containers that cross the network.
+    pub probes: Vec<ProbeSpec>,
 }
 
 /// A Kubernetes node (or, without the API, the machine that the agent runs on).

@@ -3,6 +3,7 @@
 mod connection;
 pub mod identity;
 pub mod model;
+mod probe;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ mod tuple;
 pub use connection::{Connection, HopState};
 pub use identity::{Identity, Node, ObjectName, Pod, Workload};
 pub use model::*;
+pub use probe::{Probe, ProbeHandler, ProbeKind, ProbeResult, ProbeSpec, ProbeStatus};
 pub use record::{InterfaceInfo, Interfaces, Moment, flow, totals};
 pub use tracker::{Gain, Sweep, Timeouts, Tracker};
 pub use tuple::{Conversation, ip};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::identity::{Identity, ObjectName};
+use super::probe::Probe;
 
 /// IP protocol number (IANA "Assigned Internet Protocol Numbers").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -346,6 +347,8 @@ pub struct Flow {
     pub time: SystemTime,
     /// When the connection was first seen on this node.
     pub started: SystemTime,
+    /// The same as `CLOCK_MONOTONIC` nanoseconds, which no change of the clock moves.
+    pub started_ns: u64,
     /// Why the record was made.
     pub event: Event,
     /// Stable id of the connection on this node.
@@ -383,4 +386,6 @@ pub struct Flow {
     pub remote_sees: SocketAddr,
     /// Hops in path order, the initiator's side first.
     pub hops: Vec<Hop>,
+    /// What it says of a health probe, when it is one.
+    pub probe: Option<Probe>,
 }

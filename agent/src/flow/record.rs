@@ -77,6 +77,7 @@ pub fn flow(
     Flow {
         time: now.wall,
         started: now.wall_of(connection.first_ns),
+        started_ns: connection.first_ns,
         event,
         connection: connection.id,
         node: Arc::clone(node),
@@ -95,6 +96,7 @@ pub fn flow(
         expectation: None,
         remote_sees: far.source,
         hops: hops(connection, &ordered, interfaces),
+        probe: None,
     }
 }
 

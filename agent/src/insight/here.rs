@@ -8,9 +8,10 @@ use tokio::sync::watch;
 
 use super::checks::{self, Check, Conntrack, Facts, Finding, Recent};
 use super::nat::Translations;
-use super::services::{Report, ServiceInsight};
+use super::probes::{Probes, Report as ProbeReport, Target};
+use super::services::{Health, Report, ServiceInsight};
 use crate::cluster::{Inventory, Local};
-use crate::flow::Flow;
+use crate::flow::{Flow, Moment, ProbeStatus};
 use crate::node::NodeView;
 
 /// What is known of this node. Cloning gives another handle to the same.
@@ -22,6 +23,7 @@ struct Parts {
     inventory: Arc<ArcSwap<Inventory>>,
     nodes: watch::Receiver<Arc<NodeView>>,
     translations: Translations,
+    probes: Probes,
     services: ServiceInsight,
     recent: Recent,
 }
@@ -33,12 +35,14 @@ impl Here {
         inventory: Arc<ArcSwap<Inventory>>,
         nodes: watch::Receiver<Arc<NodeView>>,
         translations: Translations,
+        probes: Probes,
     ) -> Self {
         Self(Arc::new(Parts {
             node: node.to_owned(),
             inventory,
             nodes,
             translations,
+            probes,
             services: ServiceInsight::default(),
             recent: Recent::default(),
         }))
@@ -58,7 +62,12 @@ impl Here {
     /// Services as this node sees them, by name.
     pub fn services(&self) -> Vec<Report> {
         let inventory = self.0.inventory.load();
-        self.0.services.reports(&inventory, &self.0.node)
+        let probes = self.0.probes.report(Moment::now());
+        let mut services = self.0.services.reports(&inventory, &self.0.node);
+        for report in &mut services {
+            report.health = health(report, &probes);
+        }
+        services
     }
 
     /// Makes the checks of these names, all of them when none is named.
@@ -76,11 +85,27 @@ impl Here {
             flows: &self.0.recent.flows(now),
             inventory: &inventory,
             view: &view,
-            probes: &self.0.recent.probes(),
+            probes: &self.0.probes.report(Moment::now()),
             snat_ports: ports.into_iter().max_by_key(|one| one.ports),
             services: &self.services(),
             conntrack: Conntrack::read(),
         };
         checks::run(names, &facts)
     }
+}
+
+/// What the service's health-check port on this node answered last.
+fn health(report: &Report, probes: &[ProbeReport]) -> Option<Health> {
+    let wanted = report.service.health_check_node_port?;
+    let last = probes.iter().find_map(|probe| {
+        let is_it = matches!(&probe.target, Target::Lb { port, .. } if *port == wanted);
+        probe.last.as_ref().filter(|_| is_it)
+    })?;
+    let ProbeStatus::Http(status) = last.status else {
+        return None;
+    };
+    Some(Health {
+        status,
+        local_endpoints: last.health.map(|health| health.local_endpoints),
+    })
 }

@@ -3,4 +3,5 @@
 pub mod checks;
 pub mod here;
 pub mod nat;
+pub mod probes;
 pub mod services;

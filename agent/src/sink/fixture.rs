@@ -93,6 +93,7 @@ pub fn pod_to_pod() -> Flow {
     Flow {
         time: at(100),
         started: at(90),
+        started_ns: 90_000_000_000,
         event: Event::Close,
         connection: 0xabc,
         node: "node-1".into(),
@@ -126,6 +127,7 @@ pub fn pod_to_pod() -> Flow {
             hop("veth0", Role::Pod, Direction::Ingress),
             hop("eth0", Role::Uplink, Direction::Egress),
         ],
+        probe: None,
     }
 }
 

@@ -3,13 +3,19 @@
 
 mod api_faults;
 mod bad_input;
+mod checks;
 mod common;
 mod conservation;
 mod lifecycle;
-mod path;
 mod nat;
 mod nat_ports;
 mod node;
+mod path;
 mod pod_to_pod;
+mod probes_kubelet;
+mod probes_lb;
+mod probes_support;
+mod probes_timeline;
+mod service_policy;
 mod services;
 mod snat;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::common::{agent, between, closed, eventually, get, lab, number, one};
 
 /// What `path` says of the newest connection that fits, asked of all these agents.
-fn path(agents: &[&Agent], filters: &[&str]) -> Result<Value> {
+pub fn path(agents: &[&Agent], filters: &[&str]) -> Result<Value> {
     let (last, others) = agents.split_last().context("no agent")?;
     let servers: Vec<String> = others
         .iter()

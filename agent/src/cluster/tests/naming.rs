@@ -59,6 +59,7 @@ fn flow(
     Ok(Flow {
         time: at(10),
         started: at(9),
+        started_ns: 9_000_000_000,
         event: Event::Open,
         connection: 1,
         node: Arc::from("node-0"),
@@ -84,6 +85,7 @@ fn flow(
         expectation: None,
         remote_sees: translated.source,
         hops,
+        probe: None,
     })
 }
 

@@ -21,10 +21,10 @@ use crate::flow::Flow;
 use crate::node::NodeView;
 
 use super::nat::InUse;
+use super::probes::Report as ProbeReport;
 use super::services::Report;
 
 pub use conntrack::Conntrack;
-pub use probes::ProbesSeen;
 pub use recent::Recent;
 
 /// Flows count as evidence for so long: what was repaired earlier is no failure any more.
@@ -95,8 +95,8 @@ pub struct Facts<'a> {
     pub inventory: &'a Inventory,
     /// The node.
     pub view: &'a NodeView,
-    /// Load-balancer probes by port, since the agent started.
-    pub probes: &'a [ProbesSeen],
+    /// Health probes of this node and its pods.
+    pub probes: &'a [ProbeReport],
     /// The destination towards which the most source ports are in use.
     pub snat_ports: Option<InUse>,
     /// What was seen of the services.
@@ -138,7 +138,7 @@ pub const CHECKS: [Check; 13] = [
     traffic("masq-config-applied", translation::masq_config),
     traffic("local-policy-preserves-client", services::local_policy),
     traffic("cluster-policy-second-hop", services::second_hop),
-    traffic("healthz-matches-endpoints", services::healthz),
+    traffic("healthz-matches-endpoints", probes::healthz),
     traffic("lb-probes-arriving", probes::load_balancer),
     traffic("kubelet-probes-passing", probes::kubelet),
     traffic("cross-node-route", traffic::cross_node),

@@ -93,51 +93,6 @@ pub(super) fn second_hop(facts: &Facts<'_>) -> Finding {
     }
 }
 
-/// The health-check port says what the API lists as ready endpoints of this node.
-pub(super) fn healthz(facts: &Facts<'_>) -> Finding {
-    let services: Vec<_> = facts
-        .services
-        .iter()
-        .filter(|report| report.service.health_check_node_port.is_some())
-        .collect();
-    if services.is_empty() {
-        return Finding::unknown("no service has a health-check node port");
-    }
-    let told: Vec<_> = services
-        .iter()
-        .filter_map(|report| report.health.map(|health| (report, health)))
-        .collect();
-    let wrong = told.iter().find(|(report, health)| {
-        let count_differs = health
-            .local_endpoints
-            .is_some_and(|said| said != report.ready_here);
-        count_differs || (health.status == 200) != (report.ready_here > 0)
-    });
-    if let Some((report, health)) = wrong {
-        return Finding::fail(format!(
-            "{}: the health-check port answers {} with {} local endpoints, the API lists {} ready \
-             on this node",
-            report.service.name,
-            health.status,
-            said(health.local_endpoints),
-            report.ready_here
-        ));
-    }
-    match told.first() {
-        Some((report, health)) => Finding::pass(format!(
-            "{}: the health-check port answers {} with {} local endpoints, as the API lists",
-            report.service.name,
-            health.status,
-            said(health.local_endpoints)
-        )),
-        None => Finding::unknown("no answer of a health-check port was seen"),
-    }
-}
-
-fn said(endpoints: Option<u32>) -> String {
-    endpoints.map_or_else(|| "unsaid".to_owned(), |number| number.to_string())
-}
-
 fn number(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
 }

@@ -3,16 +3,20 @@ use std::sync::Arc;
 
 use super::*;
 use crate::cluster::{Overrides, Service};
-use crate::flow::{Class, Event, Expected, Identity, NatKind, Pod, Protocol, TcpState, Traffic};
+use crate::flow::{
+    Event, Expected, Identity, NatKind, Pod, ProbeKind, ProbeResult, ProbeStatus, Protocol,
+    TcpState, Traffic,
+};
 use crate::insight::nat::{Destination, InUse};
-use crate::insight::services::{Health, Observed, policy};
+use crate::insight::probes::{self, LastAnswer, Presence, Target};
+use crate::insight::services::{Observed, policy};
 use crate::sink::fixture::{at, masqueraded, name, pod_to_pod, socket};
 
 /// What the checks are made of, owned.
 struct Known {
     flows: Vec<Flow>,
     inventory: Inventory,
-    probes: Vec<ProbesSeen>,
+    probes: Vec<ProbeReport>,
     ports: Option<InUse>,
     services: Vec<Report>,
     conntrack: Result<Conntrack, String>,
@@ -181,48 +185,91 @@ fn services_are_held_against_their_policy() {
     assert_eq!(verdict(hop, false, bare), Verdict::Fail);
 }
 
+/// A probe whose answer has `localEndpoints: 1`.
+fn probe(target: Target, presence: Presence, result: ProbeResult) -> ProbeReport {
+    ProbeReport {
+        target,
+        port: 31_500,
+        protocol: "http",
+        path: Some("/healthz".to_owned()),
+        presence,
+        interval: Some(Duration::from_secs(5)),
+        period: None,
+        missing: 0,
+        last: Some(LastAnswer {
+            result,
+            status: ProbeStatus::Http(200),
+            latency: None,
+            health: Some(probes::Health {
+                local_endpoints: 1,
+                service_proxy_healthy: None,
+            }),
+            weight: None,
+            at: at(110),
+        }),
+        results: [1, 0, 0, 0],
+        success_ratio: None,
+        last_seen: Some(at(75)),
+        api_local_endpoints: Some(2),
+        agrees: None,
+    }
+}
+
+fn balancer() -> Target {
+    Target::Lb {
+        service: Some(name("shop", "db")),
+        port: 31_500,
+    }
+}
+
 #[test]
 fn health_answers_are_held_against_the_endpoints() {
     let mut known = Known::new(Vec::new());
-    known.services = vec![report(true, Observed::default())];
-    for (status, local, wanted) in [
-        (200, Some(1), Verdict::Pass),
-        (200, Some(2), Verdict::Fail),
-        (503, Some(0), Verdict::Fail),
-        (200, None, Verdict::Pass),
+    let mut report = probe(balancer(), Presence::Arriving, ProbeResult::Success);
+    for (agrees, wanted) in [
+        (Some(true), Verdict::Pass),
+        (Some(false), Verdict::Fail),
+        (None, Verdict::Unknown),
     ] {
-        known.services[0].health = Some(Health {
-            status,
-            local_endpoints: local,
-        });
+        report.agrees = agrees;
+        known.probes = vec![report.clone()];
         let found = known.check("healthz-matches-endpoints");
-        assert_eq!(found.verdict, wanted, "{status} {local:?}");
+        assert_eq!(found.verdict, wanted, "{agrees:?}");
     }
 }
 
 #[test]
 fn probes_that_stop_are_absent() {
     let mut known = Known::new(Vec::new());
-    let seen = |last| ProbesSeen {
-        port: 31_500,
-        number: 6,
-        first: at(50),
-        last: at(last),
+    for (presence, wanted) in [
+        (Presence::Arriving, Verdict::Pass),
+        (Presence::Absent, Verdict::Fail),
+        (Presence::NeverSeen, Verdict::Unknown),
+    ] {
+        known.probes = vec![probe(balancer(), presence, ProbeResult::Success)];
+        let found = known.check("lb-probes-arriving");
+        assert_eq!(found.verdict, wanted, "{presence:?}");
+        assert!(found.evidence.contains("shop/db"), "{}", found.evidence);
+    }
+}
+
+#[test]
+fn probes_of_the_kubelet_are_judged_by_their_newest_answer() {
+    let target = || Target::Kubelet {
+        pod: name("shop", "db-0"),
+        container: "c".to_owned(),
+        kind: ProbeKind::Liveness,
     };
-    // One every 10 s or so, now is 120.
-    known.probes = vec![seen(105)];
-    assert_eq!(known.verdict("lb-probes-arriving"), Verdict::Pass);
-    known.probes = vec![ProbesSeen {
-        number: 6,
-        ..seen(75)
-    }];
-    let found = known.check("lb-probes-arriving");
-    assert_eq!(found.verdict, Verdict::Fail);
-    assert!(
-        found.evidence.contains("no probe for 45 s"),
-        "{}",
-        found.evidence
-    );
+    let mut known = Known::new(Vec::new());
+    for (result, wanted) in [
+        (ProbeResult::Success, Verdict::Pass),
+        (ProbeResult::Failure, Verdict::Fail),
+        (ProbeResult::Timeout, Verdict::Fail),
+        (ProbeResult::Unknown, Verdict::Unknown),
+    ] {
+        known.probes = vec![probe(target(), Presence::Arriving, result)];
+        assert_eq!(known.verdict("kubelet-probes-passing"), wanted);
+    }
 }
 
 /// A pod of node-1 to one of node-2; answered or not.
@@ -337,12 +384,4 @@ fn only_the_newest_record_of_the_window_counts() {
     // A clock that jumped back takes nothing away.
     assert_eq!(recent.flows(at(10)).len(), 1);
     assert!(recent.flows(at(1000)).is_empty());
-    let mut probe = pod_to_pod();
-    probe.class = Class::LbProbe;
-    for connection in 1..4 {
-        probe.connection = connection;
-        recent.push(&Arc::new(probe.clone()));
-        recent.push(&Arc::new(probe.clone()));
-    }
-    assert_eq!(recent.probes()[0].number, 3);
 }

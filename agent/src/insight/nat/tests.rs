@@ -73,7 +73,11 @@ fn ranges_link_local_own_addresses_and_ipv6() -> Outcome {
         ("10.244.7.1:80", Expected::Kept, "10.244.0.0/16 is not"),
         ("10.1.2.3:80", Expected::Translated, "but 10.244.0.0/16"),
         ("169.254.169.254:80", Expected::Kept, "MasqLinkLocal"),
-        ("168.63.129.16:80", Expected::Translated, "but 10.244.0.0/16"),
+        (
+            "168.63.129.16:80",
+            Expected::Translated,
+            "but 10.244.0.0/16",
+        ),
         ("10.224.0.4:10250", Expected::Kept, "address of this node"),
         ("224.0.0.251:5353", Expected::Unknown, "group"),
         ("[2001:db8::1]:80", Expected::Unknown, "IPv6"),

@@ -1,9 +1,14 @@
 //! What one connection to a service shows, and what many add up to.
 
 use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
 
 use crate::cluster::Service;
 use crate::flow::{Class, Event, Flow, Identity, NatKind};
+
+/// A connection counts as unanswered from here on: its SYN was sent twice more by then
+/// (RFC 6298: after 1 s and 2 s more).
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Lines of evidence kept for a service.
 const EVIDENCE: usize = 4;
@@ -153,8 +158,10 @@ impl Counted {
         }
         let closing = flow.event == Event::Close;
         let translated = flow.nat.source.is_some() && flow.nat.kind != NatKind::None;
-        // With an answer it is known as well whether a second hop was answered.
-        let told = closing || (translated && flow.reply.total.packets > 0);
+        // With an answer, or without one for long, it is known as well whether a second hop was
+        // answered.
+        let waited = flow.time.duration_since(flow.started).unwrap_or_default() >= PATIENCE;
+        let told = closing || (translated && (waited || flow.reply.total.packets > 0));
         if !told {
             return false;
         }

@@ -21,7 +21,7 @@ pub struct Health {
     /// HTTP status.
     pub status: u16,
     /// `localEndpoints` of the body.
-    pub local_endpoints: Option<u32>,
+    pub local_endpoints: Option<u64>,
 }
 
 /// A service on one node.

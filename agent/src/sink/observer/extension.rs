@@ -9,7 +9,7 @@ use std::time::Duration;
 use prost_types::{Any, Timestamp, Value};
 
 use super::structs::{Fields, IntoValue as _, number, pack, put, text};
-use crate::flow::{Flow, Hop, Tcp, Traffic, Tuple};
+use crate::flow::{Flow, Hop, Probe, ProbeStatus, Tcp, Traffic, Tuple};
 use crate::sink::names;
 
 /// The extensions of a flow.
@@ -50,7 +50,40 @@ pub fn of(flow: &Flow) -> Any {
         "hops",
         flow.hops.iter().map(hop).collect::<Vec<_>>(),
     );
+    if let Some(of) = &flow.probe {
+        put(&mut fields, "probe", probe(of));
+    }
     pack(fields)
+}
+
+fn probe(probe: &Probe) -> Fields {
+    let mut fields = Fields::new();
+    put(&mut fields, "kind", probe.kind.name());
+    if let Some(service) = &probe.service {
+        put(&mut fields, "service", service.to_string());
+    }
+    if let Some(container) = &probe.container {
+        put(&mut fields, "container", container.clone());
+    }
+    put(&mut fields, "port", f64::from(probe.port));
+    if let Some(path) = &probe.path {
+        put(&mut fields, "path", path.clone());
+    }
+    if let Some(result) = probe.result {
+        put(&mut fields, "result", result.name());
+    }
+    match probe.status {
+        Some(ProbeStatus::Http(code)) => put(&mut fields, "status", f64::from(code)),
+        Some(other) => put(&mut fields, "status", other.to_string()),
+        None => {}
+    }
+    if let Some(endpoints) = probe.local_endpoints {
+        put(&mut fields, "local_endpoints", count(endpoints));
+    }
+    if let Some(latency) = probe.latency {
+        put(&mut fields, "latency_seconds", seconds(latency));
+    }
+    fields
 }
 
 #[allow(

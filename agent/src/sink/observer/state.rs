@@ -12,6 +12,7 @@ use super::ring::{Batch, Ring};
 use crate::flow::{Flow, Identity};
 use crate::insight::here::Here;
 use crate::insight::nat::Translations;
+use crate::insight::probes::Probes;
 use crate::sink::proto::node::DescribeResponse;
 
 /// Flows kept when nothing else is said.
@@ -44,6 +45,7 @@ struct Shared {
     started: Instant,
     describe: Box<dyn Fn() -> DescribeResponse + Send + Sync>,
     recent: Mutex<Recent>,
+    probes: OnceLock<Probes>,
     /// How many flows there ever were; wakes readers that wait for more.
     seen: watch::Sender<u64>,
     /// Open connections with their translation, where an agent keeps them.
@@ -74,6 +76,7 @@ impl Observer {
             started: Instant::now(),
             describe: Box::new(describe),
             recent: Mutex::new(recent),
+            probes: OnceLock::new(),
             seen: watch::Sender::new(0),
             nat: OnceLock::new(),
             insights: OnceLock::new(),
@@ -105,6 +108,17 @@ impl Observer {
 
     pub(super) fn nat(&self) -> Option<&NatService> {
         self.0.nat.get()
+    }
+
+    /// Has the server answer about probes as well; before it serves, and once.
+    pub fn with_probes(self, probes: Probes) -> Self {
+        // A second handle would be to the same probes.
+        let _ = self.0.probes.set(probes);
+        self
+    }
+
+    pub(super) fn probes(&self) -> Option<&Probes> {
+        self.0.probes.get()
     }
 
     /// Adds flows, oldest first. Never waits for a reader: who is slow is told what it missed.

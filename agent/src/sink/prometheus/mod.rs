@@ -13,6 +13,7 @@ mod flows;
 mod labels;
 mod nat;
 mod own;
+mod probes;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use crate::cluster::Inventory;
 use crate::flow::Flow;
+use crate::insight::probes::{Ended, LocalEndpoints};
 
 pub use feed::{Sources, feed};
 pub use labels::{FlowLabel, FlowLabels};
@@ -63,6 +65,7 @@ pub struct Error(#[from] prometheus::Error);
 pub struct Metrics {
     registry: Registry,
     flows: Mutex<flows::FlowMetrics>,
+    probes: Mutex<probes::ProbeMetrics>,
     own: SelfMetrics,
     snat_ports: nat::SnatPorts,
 }
@@ -78,8 +81,10 @@ impl Metrics {
         let limited = own.series_limited().clone();
         let flows = flows::FlowMetrics::new(&registry, options, &limited)?;
         let snat_ports = nat::SnatPorts::new(&registry, options.max_series)?;
+        let probes = probes::ProbeMetrics::new(&registry, options, &limited)?;
         Ok(Self {
             registry,
+            probes: Mutex::new(probes),
             flows: Mutex::new(flows),
             own,
             snat_ports,
@@ -104,6 +109,17 @@ impl Metrics {
     /// Takes over the source ports in use now, by destination, most first.
     pub fn set_snat_ports(&self, in_use: impl Iterator<Item = (String, usize)>) {
         self.snat_ports.set(in_use);
+    }
+
+    /// Counts probes that ended, each once, and takes over what health-check answers and the API
+    /// say of services now.
+    pub fn observe_probes(&self, ended: &[Ended], services: &[LocalEndpoints]) {
+        // As in `observe`.
+        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        for one in ended {
+            probes.observe(one);
+        }
+        probes.set_local_endpoints(services);
     }
 
     /// What the agent says about itself.

@@ -1,0 +1,158 @@
+//! The heads of the first payload packets of probe conversations, for the agent to read the
+//! answers of health checks. Which conversations these are is decided when a record is made, so
+//! that the packets of all others pay for one comparison with zero.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    helpers::generated::{bpf_ktime_get_ns, bpf_skb_load_bytes},
+    programs::TcContext,
+};
+use network_types::{
+    eth::EthHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
+use nodescope_ebpf::{
+    Address, EventKind, HEAD, HopKey, HopRecord, PayloadEvent, ProbeEnd, ProbeKey,
+    packet::{Frame, protocol},
+    wanted as bits,
+};
+
+use crate::{
+    frame::Bytes,
+    maps::{LOST, PAYLOAD, PROBE_PORTS},
+};
+
+/// The first value of a record's `payload`.
+#[inline(never)]
+pub fn wanted(key: &HopKey) -> u8 {
+    if key.protocol != protocol::TCP {
+        return 0;
+    }
+    // An end by address and port, then by address alone; the other end decides for pods.
+    let (a, b) = (end(&key.a, key.a_port), end(&key.b, key.b_port));
+    if a == ProbeEnd::Port as u32 || b == ProbeEnd::Port as u32 {
+        return bits::YES;
+    }
+    let (from_a, from_b) = (end(&key.a, 0), end(&key.b, 0));
+    let source = from_a == ProbeEnd::Source as u32 || from_b == ProbeEnd::Source as u32;
+    let pod = (a == ProbeEnd::PodPort as u32 && from_b == ProbeEnd::Node as u32)
+        || (b == ProbeEnd::PodPort as u32 && from_a == ProbeEnd::Node as u32);
+    u8::from(source || pod)
+}
+
+/// What is said of an end; 0 for nothing.
+#[inline(always)]
+fn end(address: &Address, port: u16) -> u32 {
+    let key = ProbeKey {
+        address: *address,
+        port,
+        reserved: 0,
+    };
+    // SAFETY: the value is copied at once; one that changes meanwhile is a number either way.
+    unsafe { PROBE_PORTS.get(key) }.map_or(0, |value| *value)
+}
+
+/// Sends the head of a packet's payload, if it has one and not enough were sent.
+///
+/// # Safety
+///
+/// `record` points into the map.
+#[inline(never)]
+pub unsafe fn capture(ctx: &TcContext, key: &HopKey, record: *mut HopRecord, forward: u32) {
+    let one = if forward != 0 {
+        bits::AB_ONE
+    } else {
+        bits::BA_ONE
+    };
+    // SAFETY: the caller's promise. Two CPUs may both send, which is one head more.
+    let state = unsafe { (*record).payload };
+    if (state / one) & bits::MASK >= bits::MOST {
+        return;
+    }
+    let Some(place) = payload(ctx) else {
+        return;
+    };
+    // SAFETY: as above.
+    unsafe { (*record).payload = state + one };
+    let Some(mut entry) = PAYLOAD.reserve::<PayloadEvent>(0) else {
+        if let Some(lost) = LOST.get_ptr_mut(EventKind::Payload as u32) {
+            // SAFETY: this CPU's element of a per-CPU array.
+            unsafe { *lost += 1 };
+        }
+        return;
+    };
+    let event = entry.as_mut_ptr();
+    let mut last = place.length - 1;
+    if last > HEAD as u32 - 1 {
+        last = HEAD as u32 - 1;
+    }
+    // SAFETY: nothing is touched but the number; the verifier learns its bound from it.
+    unsafe { asm!("{last} &= 511", last = inout(reg) last) };
+    // SAFETY: the entry is as large as a PayloadEvent, whose every field is written; the helper
+    // writes at most HEAD bytes.
+    let failed = unsafe {
+        (*event).time_ns = bpf_ktime_get_ns();
+        (*event).key = *key;
+        (*event).sequence = place.sequence;
+        (*event).length = place.length;
+        (*event).captured = last as u16 + 1;
+        (*event).from_a = u8::from(forward != 0);
+        (*event).reserved = 0;
+        bpf_skb_load_bytes(
+            ctx.skb.skb.cast(),
+            place.offset,
+            (&raw mut (*event).head).cast(),
+            last + 1,
+        )
+    };
+    if failed == 0 {
+        entry.submit(0);
+    } else {
+        entry.discard(0);
+    }
+}
+
+/// Where a TCP packet's payload lies.
+struct Place {
+    offset: u32,
+    length: u32,
+    sequence: u32,
+}
+
+/// `None` for a packet without payload. The packet was parsed before: what cannot be is not
+/// looked for again.
+#[inline(always)]
+fn payload(ctx: &TcContext) -> Option<Place> {
+    let bytes = Bytes::of(ctx);
+    let version: u8 = bytes.read(EthHdr::LEN)?;
+    // SAFETY: the context is valid for the whole run of the program.
+    let whole = unsafe { (*ctx.skb.skb).len };
+    let (at, end) = if version >> 4 == 4 {
+        let ip: Ipv4Hdr = bytes.read(EthHdr::LEN)?;
+        let header = ((ip.vihl & 0x0f) as usize) << 2;
+        (
+            EthHdr::LEN + header,
+            EthHdr::LEN as u32 + u32::from(u16::from_be_bytes(ip.tot_len)),
+        )
+    } else {
+        let ip: Ipv6Hdr = bytes.read(EthHdr::LEN)?;
+        (
+            EthHdr::LEN + Ipv6Hdr::LEN,
+            (EthHdr::LEN + Ipv6Hdr::LEN) as u32 + u32::from(u16::from_be_bytes(ip.payload_len)),
+        )
+    };
+    // A large offloaded packet may say 0; then the frame ends where it ends.
+    let end = if end <= at as u32 || end > whole {
+        whole
+    } else {
+        end
+    };
+    let tcp: [u8; 13] = bytes.read(at)?;
+    let offset = at as u32 + (u32::from(tcp[12] >> 4) << 2);
+    (end > offset).then(|| Place {
+        offset,
+        length: end - offset,
+        sequence: u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]),
+    })
+}

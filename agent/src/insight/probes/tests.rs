@@ -1,0 +1,3 @@
+//! Probes from heads and flows to reports.
+
+use super::*;
