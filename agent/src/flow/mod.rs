@@ -2,9 +2,11 @@
 
 mod connection;
 pub mod identity;
+mod join;
 pub mod model;
 mod probe;
 mod record;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod tracker;
@@ -14,6 +16,7 @@ pub use connection::{Connection, HopState};
 pub use identity::{Identity, Node, ObjectName, Pod, Workload};
 pub use model::*;
 pub use probe::{Probe, ProbeHandler, ProbeKind, ProbeResult, ProbeSpec, ProbeStatus};
-pub use record::{InterfaceInfo, Interfaces, Moment, flow, totals};
-pub use tracker::{Gain, Sweep, Timeouts, Tracker};
+pub use record::{InterfaceInfo, Interfaces, Moment, flow};
+pub use sweep::{Sweep, Timeouts};
+pub use tracker::{Gain, Tracker};
 pub use tuple::{Conversation, ip};

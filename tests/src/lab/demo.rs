@@ -44,6 +44,7 @@ pub fn run(options: &DemoOptions) -> Result<()> {
     let builder = super::LabBuilder::new(&options.name)
         .exact_name()
         .topology(options.topology)
+        .showcase()
         .promiscuous_bridge(options.promiscuous);
     let lab = builder.start()?;
     let nodes = lab.topology().nodes.len();

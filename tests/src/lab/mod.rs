@@ -38,6 +38,7 @@ mod readiness;
 mod relay;
 mod rules;
 mod run_dir;
+mod servers;
 mod services;
 mod topology;
 mod traffic;

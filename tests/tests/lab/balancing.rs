@@ -128,6 +128,10 @@ fn health_answers_and_steering_follow_the_endpoints() -> Result<()> {
     lab.scale("front", 2)?;
     lab.lb(near).wait_nodes(&[0, 1])?;
     lab.drain("front1")?;
+    let store = lab.api().context("no API server")?.store();
+    let ending = store.get("Pod", "default", &lab.pod("front1")?.name());
+    let ending = ending.context("no object")?;
+    assert!(ending["metadata"]["deletionTimestamp"].is_string());
     assert_eq!(healthz(&lab, 1, HEALTH_PORT)?.0, 503);
     lab.lb(near).wait_nodes(&[0])?;
     lab.remove_pod("front1")?;

@@ -4,6 +4,7 @@
 mod api_faults;
 mod bad_input;
 mod checks;
+mod cli;
 mod common;
 mod conservation;
 mod lifecycle;
