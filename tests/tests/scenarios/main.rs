@@ -17,6 +17,7 @@ mod probes_kubelet;
 mod probes_lb;
 mod probes_support;
 mod probes_timeline;
+mod probes_topologies;
 mod service_policy;
 mod services;
 mod snat;

@@ -27,7 +27,7 @@ pub struct Stream {
     /// See `first_ns`.
     pub last_ns: u64,
     /// Sequence number of the first byte.
-    base: u32,
+    pub(super) base: u32,
 }
 
 impl Stream {
