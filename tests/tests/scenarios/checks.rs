@@ -40,10 +40,8 @@ fn says(agent: &Agent, name: &str, wanted: &str) -> Result<String> {
 }
 
 fn rule(lab: &Lab, node: usize, rule: &str) -> Result<()> {
-    let argv: Vec<&str> = format!("iptables -w -t nat {rule}")
-        .leak()
-        .split(' ')
-        .collect();
+    let line = format!("iptables -w -t nat {rule}");
+    let argv: Vec<&str> = line.split(' ').collect();
     lab.node(node).tool(&argv, "").map(drop)
 }
 

@@ -219,7 +219,10 @@ fn scenario_22_node_port_leads_to_service_and_pod() -> Result<()> {
         assert_eq!(open["second_hop"], 0, "{open}");
         let ports = open["ports"].to_string();
         assert!(ports.contains(&format!("80:{NODE_PORT}/TCP")), "{ports}");
-        let path = crate::path::path(&[&agents[1]], &["--service", "default/open"])?;
+        // The load balancer's probes go the same way.
+        let client = lab.topology().vm.ip().to_string();
+        let filters = ["--service", "default/open", "--from-ip", &client];
+        let path = crate::path::path(&[&agents[1]], &filters)?;
         assert_eq!(path["service"], "default/open");
         let last = path["legs"][0]["hops"]
             .as_array()
