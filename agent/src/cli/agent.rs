@@ -172,9 +172,11 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         watch.subscribe(),
         &config.node_name,
         cluster.shared(),
-        translations,
-        here,
-        probes,
+        Meaning {
+            translations,
+            probes,
+            here,
+        },
         observer,
         log,
         metrics,
@@ -193,14 +195,19 @@ async fn agent(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The insights that a flow is shown to, in this order.
+struct Meaning {
+    translations: Translations,
+    probes: Probes,
+    here: Here,
+}
+
 /// Names a flow and hands it to every sink.
 fn emitter(
     mut nodes: watch::Receiver<Arc<NodeView>>,
     name: &str,
     inventory: Arc<ArcSwap<Inventory>>,
-    translations: Translations,
-    insights: Here,
-    probes: Probes,
+    meaning: Meaning,
     observer: Observer,
     log: Option<FlowLog>,
     metrics: Arc<Metrics>,
@@ -214,10 +221,14 @@ fn emitter(
         }
         let inventory = inventory.load();
         cluster::name(&mut flow, &inventory, &local);
-        translations.observe(&mut flow, &inventory, &local, model);
-        probes.annotate(&mut flow, &inventory, &local, Moment::now());
+        meaning
+            .translations
+            .observe(&mut flow, &inventory, &local, model);
+        meaning
+            .probes
+            .annotate(&mut flow, &inventory, &local, Moment::now());
         let flow = Arc::new(flow);
-        insights.observe(&flow, &inventory, &local);
+        meaning.here.observe(&flow, &inventory, &local);
         metrics.observe([&*flow]);
         if let Some(log) = &log {
             log.push([Arc::clone(&flow)]);
