@@ -4,15 +4,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 10] = [
     "flow/filter.proto",
     "flow/flow.proto",
     "observer/observer.proto",
     "peer/peer.proto",
     "relay/relay.proto",
+    "nodescope/v1/checks.proto",
     "nodescope/v1/nat.proto",
     "nodescope/v1/node.proto",
     "nodescope/v1/probes.proto",
+    "nodescope/v1/services.proto",
 ];
 
 /// Writes the Rust types and services, and `descriptors.bin` (a `FileDescriptorSet`, from which

@@ -18,6 +18,7 @@ use crate::cluster::{self, Inventory, Local};
 use crate::config::{AgentArgs, Config, KubeSource, LogFormat, LogTarget, MetricLabel, NatSource};
 use crate::engine::{Engine, Intervals, Settings, Status};
 use crate::flow::{Flow, Moment, Timeouts};
+use crate::insight::here::Here;
 use crate::insight::nat::Translations;
 use crate::insight::probes::Probes;
 use crate::node::{self, InterfaceFilter, NodeView};
@@ -105,6 +106,14 @@ async fn agent(config: Config) -> anyhow::Result<()> {
     );
     let connections = usize::try_from(config.max_connections).unwrap_or(usize::MAX);
     let translations = Translations::new(connections);
+    let probes = Probes::default();
+    let here = Here::new(
+        &config.node_name,
+        cluster.shared(),
+        watch.subscribe(),
+        translations.clone(),
+        probes.clone(),
+    );
     let observer = Observer::new(
         observer::Config {
             node: node.to_string(),
@@ -113,8 +122,8 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         },
         move || describer.describe(),
     )
-    .with_translations(translations.clone());
-    let probes = Probes::default();
+    .with_translations(translations.clone())
+    .with_insights(here.clone());
     let observer = observer.with_probes(probes.clone());
     let listener = observer::bind(&config.socket).await?;
     let socket = config.socket.clone();
@@ -141,6 +150,7 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         translations: translations.clone(),
         log: log.clone(),
     };
+    metrics.know_services(cluster.shared());
     tokio::spawn(sink::prometheus::feed(Arc::clone(&metrics), sources));
     if let Some(address) = config.listen_metrics {
         serve_metrics(address, Arc::clone(&metrics), statuses, stop.clone()).await?;
@@ -162,9 +172,10 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         watch.subscribe(),
         &config.node_name,
         cluster.shared(),
-        Insight {
+        Meaning {
             translations,
             probes,
+            here,
         },
         observer,
         log,
@@ -184,10 +195,11 @@ async fn agent(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What says what a flow means.
-struct Insight {
+/// The insights that a flow is shown to, in this order.
+struct Meaning {
     translations: Translations,
     probes: Probes,
+    here: Here,
 }
 
 /// Names a flow and hands it to every sink.
@@ -195,7 +207,7 @@ fn emitter(
     mut nodes: watch::Receiver<Arc<NodeView>>,
     name: &str,
     inventory: Arc<ArcSwap<Inventory>>,
-    insight: Insight,
+    meaning: Meaning,
     observer: Observer,
     log: Option<FlowLog>,
     metrics: Arc<Metrics>,
@@ -209,13 +221,14 @@ fn emitter(
         }
         let inventory = inventory.load();
         cluster::name(&mut flow, &inventory, &local);
-        insight
+        meaning
             .translations
             .observe(&mut flow, &inventory, &local, model);
-        insight
+        meaning
             .probes
             .annotate(&mut flow, &inventory, &local, Moment::now());
         let flow = Arc::new(flow);
+        meaning.here.observe(&flow, &inventory, &local);
         metrics.observe([&*flow]);
         if let Some(log) = &log {
             log.push([Arc::clone(&flow)]);

@@ -3,16 +3,39 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use clap::ValueEnum;
+use serde_json::json;
+
+use super::check_agents;
 use super::output::colour;
+use super::servers::Servers;
 use super::table::Table;
 use crate::datapath::{self, Verdict};
 
 /// Flags of `check`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
+    /// Checks to make [default: all]
+    #[arg(value_name = "NAME", conflicts_with = "preflight")]
+    names: Vec<String>,
     /// Can the agent run on this kernel, with these capabilities?
-    #[arg(long, required = true)]
-    pub preflight: bool,
+    #[arg(long)]
+    preflight: bool,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+    #[command(flatten)]
+    servers: Servers,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A line a check
+    #[default]
+    Table,
+    /// One JSON object a check
+    Json,
 }
 
 /// What a check found.
@@ -35,37 +58,61 @@ pub struct Finding {
     pub outcome: Outcome,
     /// What it was told by; for a failure also the mend.
     pub evidence: String,
+    /// What each node found, of a check that agents make.
+    pub nodes: Vec<NodeFinding>,
 }
 
-/// Makes the checks that are asked for.
+/// What one node found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeFinding {
+    /// The node, or the address of an agent that did not say.
+    pub node: String,
+    /// What was found.
+    pub outcome: Outcome,
+    /// What it was told by.
+    pub evidence: String,
+}
+
+/// Makes the checks that are asked for: of this machine, or by its agents.
 ///
 /// # Errors
-/// When nobody reads the output.
+/// When no agent answers, a check is none, or nobody reads the output.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let Args { preflight: true } = args else {
-        anyhow::bail!("nothing to check: give --preflight");
+    let findings = if args.preflight {
+        preflight()
+    } else {
+        let addresses = args.servers.resolve()?;
+        super::block_on(check_agents::run(&addresses, &args.names))?
     };
-    let findings: Vec<Finding> = datapath::preflight()
-        .into_iter()
-        .map(|item| Finding {
-            name: item.name.to_owned(),
-            outcome: match item.verdict {
-                Verdict::Pass => Outcome::Pass,
-                Verdict::Fail => Outcome::Fail,
-                Verdict::Unknown => Outcome::Unknown,
-            },
-            evidence: item.evidence,
-        })
-        .collect();
-    report(&findings)
+    report(&findings, args.output)
+}
+
+fn preflight() -> Vec<Finding> {
+    let finding = |item: datapath::PreflightItem| Finding {
+        name: item.name.to_owned(),
+        outcome: match item.verdict {
+            Verdict::Pass => Outcome::Pass,
+            Verdict::Fail => Outcome::Fail,
+            Verdict::Unknown => Outcome::Unknown,
+        },
+        evidence: item.evidence,
+        nodes: Vec::new(),
+    };
+    datapath::preflight().into_iter().map(finding).collect()
 }
 
 /// Prints findings; the exit code is 1 when one of them is a failure.
 ///
 /// # Errors
 /// When nobody reads the output.
-pub fn report(findings: &[Finding]) -> anyhow::Result<ExitCode> {
-    let text = page(findings, colour());
+pub fn report(findings: &[Finding], output: Format) -> anyhow::Result<ExitCode> {
+    let text = match output {
+        Format::Table => page(findings, colour()),
+        Format::Json => findings
+            .iter()
+            .map(|one| format!("{}\n", json(one)))
+            .collect(),
+    };
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()?;
@@ -77,6 +124,25 @@ pub fn report(findings: &[Finding]) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+fn json(finding: &Finding) -> serde_json::Value {
+    let mut value = json!({
+        "name": finding.name,
+        "verdict": finding.outcome.word(),
+        "evidence": finding.evidence,
+    });
+    if !finding.nodes.is_empty() {
+        let nodes = finding.nodes.iter().map(|node| {
+            json!({
+                "node": node.node,
+                "verdict": node.outcome.word(),
+                "evidence": node.evidence,
+            })
+        });
+        value["nodes"] = nodes.collect();
+    }
+    value
 }
 
 fn page(findings: &[Finding], colour: bool) -> String {
@@ -106,12 +172,20 @@ fn page(findings: &[Finding], colour: bool) -> String {
             text.push_str(&line);
             text.push('\n');
         }
+        // What a single node found is the line above.
+        if finding.nodes.len() > 1 {
+            for node in &finding.nodes {
+                let word = node.outcome.word();
+                text.push_str(&format!("  {}: {word}: {}\n", node.node, node.evidence));
+            }
+        }
     }
     text
 }
 
 impl Outcome {
-    fn word(self) -> &'static str {
+    /// Its word.
+    pub fn word(self) -> &'static str {
         match self {
             Self::Pass => "PASS",
             Self::Fail => "FAIL",
@@ -139,6 +213,7 @@ mod tests {
             name: name.to_owned(),
             outcome,
             evidence: evidence.to_owned(),
+            nodes: Vec::new(),
         };
         let findings = [
             finding("btf", Outcome::Pass, "/sys/kernel/btf/vmlinux"),

@@ -2,6 +2,7 @@
 
 mod agent;
 pub mod check;
+mod check_agents;
 mod completion;
 mod failure;
 mod filters;
@@ -13,10 +14,17 @@ mod node;
 mod node_pods;
 mod observe;
 mod output;
+mod path;
+mod path_end;
+mod path_join;
+mod path_leg;
+mod path_show;
 mod probes;
 mod probing;
 mod row;
 mod servers;
+mod services;
+mod services_show;
 mod table;
 mod time;
 
@@ -44,6 +52,10 @@ pub enum Command {
     Check(check::Args),
     /// Show flows: the last ones, live ones, or those of a flow log
     Observe(Box<observe::Args>),
+    /// Follow one connection hop by hop, the legs of several nodes joined
+    Path(Box<path::Args>),
+    /// Show what services promise their clients, and what these got
+    Services(services::Args),
     /// Show the node behind an agent: network model, interfaces, pods on them, attach state
     Node(node::Args),
     /// Show translations in force, their cause and what the configuration says; source ports in use
@@ -64,6 +76,8 @@ impl Command {
             Self::Agent(args) => agent::run(*args),
             Self::Check(args) => check::run(&args),
             Self::Observe(args) => block_on(observe::run(*args)),
+            Self::Path(args) => block_on(path::run(*args)),
+            Self::Services(args) => block_on(services::run(args)),
             Self::Node(args) => block_on(node::run(args)),
             Self::Nat(args) => block_on(nat::run(*args)),
             Self::Probes(args) => block_on(probes::run(args)),

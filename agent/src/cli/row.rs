@@ -162,7 +162,8 @@ impl Row {
     }
 }
 
-fn source(flow: &Flow) -> String {
+/// The initiator with its port.
+pub(super) fn source(flow: &Flow) -> String {
     let address = flow.ip.as_ref().map_or("", |ip| &ip.source);
     end(
         flow.source.as_ref(),
@@ -172,7 +173,8 @@ fn source(flow: &Flow) -> String {
     )
 }
 
-fn destination(flow: &Flow, fields: &Fields) -> String {
+/// The destination with its port, and the service it was asked for as.
+pub(super) fn destination(flow: &Flow, fields: &Fields) -> String {
     let address = flow.ip.as_ref().map_or("", |ip| &ip.destination);
     let port = ports(flow).map(|(_, destination)| destination);
     let mut text = end(
@@ -218,7 +220,8 @@ fn ports(flow: &Flow) -> Option<(u32, u32)> {
     }
 }
 
-fn protocol(flow: &Flow) -> &str {
+/// Name of the protocol.
+pub(super) fn protocol(flow: &Flow) -> &str {
     use layer4::Protocol as L4;
     match flow.l4.as_ref().and_then(|l4| l4.protocol.as_ref()) {
         Some(L4::Tcp(_)) => "TCP",

@@ -1,4 +1,7 @@
 //! What a flow means: NAT causes, services, probes, checks.
 
+pub mod checks;
+pub mod here;
 pub mod nat;
 pub mod probes;
+pub mod services;

@@ -3,6 +3,7 @@
 
 mod api_faults;
 mod bad_input;
+mod checks;
 mod cli;
 mod common;
 mod conservation;
@@ -11,11 +12,13 @@ mod nat;
 mod nat_ports;
 mod nat_services;
 mod node;
+mod path;
 mod pod_to_pod;
 mod probes_kubelet;
 mod probes_lb;
 mod probes_support;
 mod probes_timeline;
 mod probes_topologies;
+mod service_policy;
 mod services;
 mod snat;

@@ -30,6 +30,9 @@ pub fn of(flow: &Flow) -> Any {
     if let Some(scope) = flow.scope {
         put(&mut fields, "scope", names::scope(scope));
     }
+    if let Some(pod) = flow.destination.pod().filter(|pod| !pod.node.is_empty()) {
+        put(&mut fields, "destination_node", pod.node.as_str());
+    }
     put(&mut fields, "forward", traffic(&flow.forward));
     put(&mut fields, "reply", traffic(&flow.reply));
     if let Some(state) = &flow.tcp {

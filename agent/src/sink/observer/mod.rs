@@ -4,6 +4,7 @@ pub mod convert;
 pub mod extension;
 pub mod filter;
 pub mod identity;
+mod insights;
 mod nat;
 mod probes;
 pub mod ring;

@@ -11,9 +11,11 @@ use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::server::Router;
 
 use super::state::Observer;
+use crate::sink::proto::node::checks_server::ChecksServer;
 use crate::sink::proto::node::nat_server::NatServer;
 use crate::sink::proto::node::node_server::NodeServer;
 use crate::sink::proto::node::probes_server::ProbesServer;
+use crate::sink::proto::node::services_server::ServicesServer;
 use crate::sink::proto::observer::observer_server::ObserverServer;
 use crate::sink::proto::peer::peer_server::PeerServer;
 
@@ -123,6 +125,8 @@ async fn router(observer: &Observer) -> Router {
         .add_service(PeerServer::new(observer.clone()))
         .add_service(NodeServer::new(observer.clone()))
         .add_optional_service(observer.nat().cloned().map(NatServer::new))
+        .add_optional_service(observer.insights().cloned().map(ServicesServer::new))
+        .add_optional_service(observer.insights().cloned().map(ChecksServer::new))
         .add_service(ProbesServer::new(observer.clone()))
 }
 

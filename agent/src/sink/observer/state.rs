@@ -6,9 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use super::insights::Insights;
 use super::nat::NatService;
 use super::ring::{Batch, Ring};
 use crate::flow::{Flow, Identity};
+use crate::insight::here::Here;
 use crate::insight::nat::Translations;
 use crate::insight::probes::Probes;
 use crate::sink::proto::node::DescribeResponse;
@@ -48,6 +50,8 @@ struct Shared {
     seen: watch::Sender<u64>,
     /// Open connections with their translation, where an agent keeps them.
     nat: OnceLock<NatService>,
+    /// Services and checks, where an agent keeps what they take.
+    insights: OnceLock<Insights>,
     /// Turns true when streams have to end.
     closing: watch::Sender<bool>,
 }
@@ -75,6 +79,7 @@ impl Observer {
             probes: OnceLock::new(),
             seen: watch::Sender::new(0),
             nat: OnceLock::new(),
+            insights: OnceLock::new(),
             closing: watch::Sender::new(false),
         }))
     }
@@ -87,6 +92,18 @@ impl Observer {
             .nat
             .get_or_init(|| NatService::new(node, translations));
         self
+    }
+
+    /// Serves `nodescope.v1.Services` and `nodescope.v1.Checks` as well, from this; of several
+    /// the first counts.
+    #[must_use]
+    pub fn with_insights(self, here: Here) -> Self {
+        self.0.insights.get_or_init(|| Insights::new(here));
+        self
+    }
+
+    pub(super) fn insights(&self) -> Option<&Insights> {
+        self.0.insights.get()
     }
 
     pub(super) fn nat(&self) -> Option<&NatService> {

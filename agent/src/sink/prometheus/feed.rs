@@ -10,6 +10,7 @@ use super::{Metrics, SelfMetrics};
 use crate::cluster::{Inventory, WatchErrors};
 use crate::engine::{HookStatus, Status};
 use crate::flow::Direction;
+use crate::insight::checks::Conntrack;
 use crate::insight::nat::Translations;
 use crate::sink::log::FlowLog;
 
@@ -42,6 +43,10 @@ pub async fn feed(metrics: Arc<Metrics>, mut sources: Sources) {
         }
         let ports = sources.translations.ports().into_iter();
         metrics.set_snat_ports(ports.map(|one| (one.destination.to_string(), one.ports)));
+        // Without connection tracking the metrics stay at zero; the check says why.
+        if let Ok(table) = Conntrack::read() {
+            own.set_conntrack(table.entries, table.limit);
+        }
         if let Some(log) = &sources.log {
             own.set_events_lost("flow_log", log.lost());
         }

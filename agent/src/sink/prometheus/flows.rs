@@ -1,12 +1,17 @@
 //! What flow records add up to.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Registry};
 
 use super::connections::{Connections, News};
 use super::family::{self, Family};
 use super::labels::FlowLabels;
 use super::{Error, Options};
-use crate::flow::{Flow, NatKind};
+use crate::cluster::Inventory;
+use crate::flow::{Class, Flow, NatKind};
+use crate::insight::services;
 use crate::sink::names;
 
 /// From a neighbour in the same rack to a far continent, in seconds.
@@ -27,6 +32,7 @@ pub(super) struct FlowMetrics {
     nat: IntCounterVec,
     mismatches: IntCounter,
     connections: Connections,
+    inventory: Option<Arc<ArcSwap<Inventory>>>,
 }
 
 impl FlowMetrics {
@@ -96,6 +102,7 @@ impl FlowMetrics {
                 "Connections whose initiator was translated or kept against the configuration.",
             )?,
             connections: Connections::default(),
+            inventory: None,
             labels,
         })
     }
@@ -143,15 +150,27 @@ impl FlowMetrics {
         }
     }
 
-    /// The policy of a service is not part of a flow; without one its label is empty.
+    pub(super) fn know_services(&mut self, inventory: Arc<ArcSwap<Inventory>>) {
+        self.inventory = Some(inventory);
+    }
+
+    /// Probes are no connections of clients. The policy of a service is not part of a flow: it is
+    /// the inventory's to tell, and empty where there is none.
     fn count_service(&mut self, flow: &Flow) {
         let Some(service) = &flow.destination_service else {
             return;
         };
+        if flow.class == Class::LbProbe {
+            return;
+        }
+        let inventory = self.inventory.as_ref().map(|shared| shared.load());
+        let policy = inventory
+            .and_then(|inventory| services::policy(inventory.service_named(service)?))
+            .unwrap_or_default();
         let lost = matches!(flow.nat.kind, NatKind::Snat | NatKind::Both)
             && flow.nat.translated.source.ip() != flow.tuple.source.ip();
         let client_ip = if lost { "lost" } else { "kept" };
         self.services
-            .add(&[&service.namespace, &service.name, "", client_ip], 1);
+            .add(&[&service.namespace, &service.name, policy, client_ip], 1);
     }
 }

@@ -18,10 +18,12 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
+use crate::cluster::Inventory;
 use crate::flow::Flow;
 use crate::insight::probes::{Ended, LocalEndpoints};
 
@@ -96,6 +98,12 @@ impl Metrics {
         for record in records {
             flows.observe(record);
         }
+    }
+
+    /// Where the policies of services are told: their connections are counted by policy.
+    pub fn know_services(&self, inventory: Arc<ArcSwap<Inventory>>) {
+        let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        flows.know_services(inventory);
     }
 
     /// Takes over the source ports in use now, by destination, most first.

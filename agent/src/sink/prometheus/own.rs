@@ -29,6 +29,8 @@ pub struct SelfMetrics {
     flow_table_limit: IntGauge,
     events_lost: Mirror,
     drain: Histogram,
+    conntrack_entries: IntGauge,
+    conntrack_limit: IntGauge,
     kube_objects: IntGaugeVec,
     kube_watch_errors: Mirror,
     series_limited: IntCounterVec,
@@ -100,6 +102,11 @@ impl SelfMetrics {
                 &["kind"],
             )?,
             drain,
+            conntrack_entries: gauge(
+                "conntrack_entries",
+                "Connections that the node's conntrack holds.",
+            )?,
+            conntrack_limit: gauge("conntrack_limit", "Connections that fit; 0: no limit.")?,
             kube_objects: gauges("kube_objects", "Kubernetes objects known.", &["kind"])?,
             kube_watch_errors: mirror(
                 "kube_watch_errors_total",
@@ -178,6 +185,12 @@ impl SelfMetrics {
     pub fn set_flow_table(&self, entries: u64, limit: u64) {
         self.flow_table_entries.set(saturate(entries));
         self.flow_table_limit.set(saturate(limit));
+    }
+
+    /// Connections that the node's conntrack holds, and how many fit.
+    pub fn set_conntrack(&self, entries: u64, limit: u64) {
+        self.conntrack_entries.set(saturate(entries));
+        self.conntrack_limit.set(saturate(limit));
     }
 
     /// Events lost since the start, by kind (`ringbuf`, `flow_log`, …).

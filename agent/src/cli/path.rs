@@ -1,0 +1,154 @@
+//! `nodescope path`: one connection hop by hop, the nodes joined.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anyhow::{anyhow, bail};
+use clap::ValueEnum;
+
+use super::failure::tell;
+use super::filters::FlowFilters;
+use super::path_end::judge;
+use super::path_join::{Path, join, newest};
+use super::path_leg::Leg;
+use super::path_show;
+use super::servers::{Servers, connect, refusal};
+use super::{input, live, time};
+use crate::sink::observer::filter::Filters;
+use crate::sink::proto::node::DescribeRequest;
+use crate::sink::proto::node::node_client::NodeClient;
+use crate::sink::proto::observer::get_flows_response::ResponseTypes;
+use crate::sink::proto::observer::{GetFlowsRequest, GetFlowsResponse};
+
+/// Flags of `path`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    filters: FlowFilters,
+    /// The newest N connections that fit
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    last: usize,
+    /// Seen not before this: a time (RFC 3339), or how long ago (5m)
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    since: Option<SystemTime>,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+    /// Read a flow log instead of asking agents; may be given several times, once a node
+    #[arg(long, value_name = "FILE")]
+    input_file: Vec<PathBuf>,
+    #[command(flatten)]
+    servers: Servers,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A line a hop
+    #[default]
+    Table,
+    /// One JSON object a connection
+    Json,
+}
+
+/// Shows connections.
+///
+/// # Errors
+/// When no agent answers, a filter cannot be, or no connection fits.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    // The next node's leg may not fit the filters (a masqueraded initiator is a node there), so
+    // everything is asked for and the filters pick among the joined.
+    let everything = GetFlowsRequest {
+        number: u64::MAX,
+        since: args.since.map(Into::into),
+        ..GetFlowsRequest::default()
+    };
+    let mut wanted = GetFlowsRequest::default();
+    args.filters.apply(&mut wanted);
+    let filters = Filters::compile(&wanted)?;
+    let (records, mut asked) = if args.input_file.is_empty() {
+        let addresses = args.servers.resolve()?;
+        let streams = live::open(&addresses, &everything).await?;
+        (live::collect(streams).await?, names(&addresses).await)
+    } else {
+        let mut records = Vec::new();
+        for file in &args.input_file {
+            records.extend(input::read(file, &everything)?);
+        }
+        (records, BTreeSet::new())
+    };
+    let fits: BTreeSet<(String, String)> = records
+        .iter()
+        .filter(|record| passes(&filters, record))
+        .filter_map(Leg::read)
+        .map(|leg| (leg.node, leg.connection))
+        .collect();
+    let legs = newest(records.iter().filter_map(Leg::read));
+    asked.extend(legs.iter().map(|leg| leg.node.clone()));
+    let seen = legs.len();
+    let mut paths: Vec<Path> = join(legs)
+        .into_iter()
+        .filter(|path| path.legs.iter().any(|leg| fits.contains(&key(leg))))
+        .collect();
+    if paths.is_empty() {
+        bail!(
+            "no connection fits ({seen} seen on {} nodes): check the filters, or send some traffic",
+            asked.len()
+        );
+    }
+    paths.drain(..paths.len().saturating_sub(args.last));
+    let mut text = String::new();
+    for (index, path) in paths.iter().enumerate() {
+        let end = judge(path, &asked);
+        match args.output {
+            Format::Json => text.push_str(&format!("{}\n", path_show::json(path, &end))),
+            Format::Table => {
+                if index > 0 {
+                    text.push('\n');
+                }
+                text.push_str(&path_show::page(path, &end));
+            }
+        }
+    }
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn key(leg: &Leg) -> (String, String) {
+    (leg.node.clone(), leg.connection.clone())
+}
+
+fn passes(filters: &Filters, record: &GetFlowsResponse) -> bool {
+    match &record.response_types {
+        Some(ResponseTypes::Flow(flow)) => filters.pass(flow),
+        _ => false,
+    }
+}
+
+/// The nodes behind the agents: one that saw nothing is told apart from one not asked.
+async fn names(addresses: &[String]) -> BTreeSet<String> {
+    let asked = addresses.iter().map(|address| async move {
+        let mut client = NodeClient::new(connect(address).await?);
+        let answer = client.describe(DescribeRequest {}).await;
+        answer
+            .map(|answer| answer.into_inner().name)
+            .map_err(|status| anyhow!(refusal(address, &status)))
+    });
+    let mut names = BTreeSet::new();
+    for answer in futures::future::join_all(asked).await {
+        match answer {
+            Ok(name) => drop(names.insert(name)),
+            Err(error) => tell(&error),
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+#[path = "path_tests.rs"]
+mod tests;

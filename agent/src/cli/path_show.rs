@@ -1,0 +1,208 @@
+//! A path as a page and as JSON.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use super::path_end::{Outcome, Stop};
+use super::path_join::Path;
+use super::path_leg::{Counts, Leg, LegHop, Pair};
+use super::table::Table;
+
+/// What became of it, and where it stops.
+pub type End = (Outcome, Option<Stop>);
+
+const HEADER: [&str; 8] = [
+    "NODE",
+    "INTERFACE",
+    "ROLE",
+    "WAY",
+    "TUPLE",
+    "PACKETS(OUT/BACK)",
+    "BYTES(OUT/BACK)",
+    "POD",
+];
+
+/// A line a row of the page.
+enum Line {
+    Cells(Vec<String>),
+    Note(String),
+}
+
+/// A line a hop, translations and borders between nodes in between.
+pub fn page(path: &Path, (outcome, stop): &End) -> String {
+    let (Some(first), Some(last)) = (path.legs.first(), path.legs.last()) else {
+        return String::new();
+    };
+    let mut lines = vec![Line::Cells(HEADER.map(str::to_owned).to_vec())];
+    for (index, leg) in path.legs.iter().enumerate() {
+        if index > 0 {
+            lines.push(Line::Note("  ~ network between the nodes".to_owned()));
+        }
+        leg_lines(leg, &mut lines);
+    }
+    let mut table = Table::default();
+    for line in &lines {
+        if let Line::Cells(cells) = line {
+            table.fit(cells);
+        }
+    }
+    let state = first.state.as_deref().unwrap_or("-");
+    let mut text = format!(
+        "{} {} -> {}  {}, {state}\n",
+        first.protocol, first.source, last.destination, first.class
+    );
+    for line in &lines {
+        match line {
+            Line::Cells(cells) => text.push_str(&table.line(cells)),
+            Line::Note(note) => text.push_str(note),
+        }
+        text.push('\n');
+    }
+    text.push_str(&format!("Far end sees {}\n", last.translated.source));
+    match stop {
+        None => text.push_str(&format!("Outcome: {}\n", outcome.word())),
+        Some(stop) => {
+            let what = if stop.answer { "answer last" } else { "last" };
+            text.push_str(&format!(
+                "Outcome: {}, {what} seen at {} of {} ({}): {}\n",
+                outcome.word(),
+                stop.interface,
+                stop.node,
+                stop.reason,
+                stop.detail
+            ));
+        }
+    }
+    text
+}
+
+fn leg_lines(leg: &Leg, lines: &mut Vec<Line>) {
+    let mut before = leg.original;
+    for hop in &leg.hops {
+        if hop.tuple != before {
+            lines.push(Line::Note(format!(
+                "  * {}",
+                translation(leg, before, hop.tuple)
+            )));
+            before = hop.tuple;
+        }
+        lines.push(Line::Cells(cells(leg, hop)));
+    }
+}
+
+/// What was done to the tuple between two hops.
+fn translation(leg: &Leg, before: Pair, after: Pair) -> String {
+    let mut what = Vec::new();
+    if before.source != after.source {
+        what.push(format!("source {} becomes {}", before.source, after.source));
+    }
+    if before.destination != after.destination {
+        what.push(format!(
+            "destination {} becomes {}",
+            before.destination, after.destination
+        ));
+    }
+    let nat = &leg.nat;
+    let expected = match nat.expected.as_str() {
+        "unknown" => String::new(),
+        word => format!(", the configuration says {word}"),
+    };
+    format!("{}: {}, {}{expected}", what.join(", "), nat.kind, nat.cause)
+}
+
+fn cells(leg: &Leg, hop: &LegHop) -> Vec<String> {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let both = |of: fn(&Counts) -> u64| {
+        or_none(
+            hop.counts
+                .map(|(out, back)| format!("{}/{}", of(&out), of(&back))),
+        )
+    };
+    vec![
+        leg.node.clone(),
+        hop.interface.clone(),
+        hop.role.clone(),
+        if hop.egress { "out" } else { "in" }.to_owned(),
+        format!("{} -> {}", hop.tuple.source, hop.tuple.destination),
+        both(|counts| counts.packets),
+        both(|counts| counts.bytes),
+        or_none(hop.pod.clone()),
+    ]
+}
+
+/// One object.
+pub fn json(path: &Path, (outcome, stop): &End) -> Value {
+    let (Some(first), Some(last)) = (path.legs.first(), path.legs.last()) else {
+        return Value::Null;
+    };
+    let legs: Vec<Value> = path.legs.iter().map(leg_json).collect();
+    json!({
+        "protocol": first.protocol,
+        "class": first.class,
+        "source": first.source,
+        "destination": last.destination,
+        "service": first.service,
+        "state": first.state,
+        "started": humantime::format_rfc3339_millis(first.started).to_string(),
+        "original": pair_json(first.original),
+        "remote_sees": end_json(last.translated.source),
+        "legs": legs,
+        "outcome": outcome.word(),
+        "stopped": stop.as_ref().map(|stop| json!({
+            "node": stop.node,
+            "interface": stop.interface,
+            "way": if stop.answer { "reply" } else { "forward" },
+            "reason": stop.reason,
+            "detail": stop.detail,
+        })),
+    })
+}
+
+fn leg_json(leg: &Leg) -> Value {
+    let hops: Vec<Value> = leg.hops.iter().map(hop_json).collect();
+    json!({
+        "node": leg.node,
+        "connection": leg.connection,
+        "nat": {
+            "kind": leg.nat.kind,
+            "cause": leg.nat.cause,
+            "expected": leg.nat.expected,
+            "original": pair_json(leg.original),
+            "translated": pair_json(leg.translated),
+        },
+        "hops": hops,
+    })
+}
+
+fn hop_json(hop: &LegHop) -> Value {
+    let mut value = json!({
+        "interface": hop.interface,
+        "role": hop.role,
+        "direction": if hop.egress { "egress" } else { "ingress" },
+        "tuple": pair_json(hop.tuple),
+    });
+    if let Some(pod) = &hop.pod {
+        value["pod"] = json!(pod);
+    }
+    if let Some((out, back)) = hop.counts {
+        value["packets"] = json!(out.packets);
+        value["bytes"] = json!(out.bytes);
+        value["reply_packets"] = json!(back.packets);
+        value["reply_bytes"] = json!(back.bytes);
+    }
+    value
+}
+
+fn pair_json(pair: Pair) -> Value {
+    json!({
+        "src": pair.source.ip().to_string(),
+        "sport": pair.source.port(),
+        "dst": pair.destination.ip().to_string(),
+        "dport": pair.destination.port(),
+    })
+}
+
+fn end_json(end: SocketAddr) -> Value {
+    json!({"ip": end.ip().to_string(), "port": end.port()})
+}

@@ -1,0 +1,169 @@
+//! `nodescope services`: what each service promises its clients, and what they got.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+
+use super::failure::tell;
+use super::servers::{Servers, connect, refusal};
+use super::services_show::{json, table};
+use crate::sink::proto::node::services_client::ServicesClient;
+use crate::sink::proto::node::{ListServicesRequest, ListServicesResponse, ServiceReport};
+
+/// Flags of `services`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Only services of this namespace
+    #[arg(long, short)]
+    namespace: Option<String>,
+    /// Services without an address towards the outside too, whether they were used or not
+    #[arg(long)]
+    all: bool,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+    #[command(flatten)]
+    servers: Servers,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A line a service
+    #[default]
+    Table,
+    /// More columns, and what each node saw
+    Wide,
+    /// One JSON object a service
+    Json,
+}
+
+/// A service and what each node says of it.
+#[derive(Debug)]
+pub struct Joined {
+    /// By name of the node.
+    pub nodes: BTreeMap<String, ServiceReport>,
+}
+
+/// Shows the services; an agent that fails is told about.
+///
+/// # Errors
+/// When all fail.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let addresses = args.servers.resolve()?;
+    let answers = futures::future::join_all(addresses.iter().map(|to| list(to))).await;
+    let (mut lists, mut failures) = (Vec::new(), Vec::new());
+    for answer in answers {
+        match answer {
+            Ok(list) => lists.push(list),
+            Err(error) => failures.push(error),
+        }
+    }
+    if lists.is_empty()
+        && let Some(last) = failures.pop()
+    {
+        failures.iter().for_each(tell);
+        return Err(last);
+    }
+    failures.iter().for_each(tell);
+    let mut services = join(lists);
+    services.retain(|service| args.shows(service));
+    let text = match args.output {
+        Format::Json => services
+            .iter()
+            .map(|one| format!("{}\n", json(one)))
+            .collect(),
+        Format::Table => table(&services, false),
+        Format::Wide => table(&services, true),
+    };
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(address: &str) -> anyhow::Result<ListServicesResponse> {
+    let mut client = ServicesClient::new(connect(address).await?);
+    let answer = client.list(ListServicesRequest {}).await;
+    Ok(answer
+        .map_err(|status| refusal(address, &status))?
+        .into_inner())
+}
+
+impl Args {
+    fn shows(&self, service: &Joined) -> bool {
+        let Some(first) = service.first() else {
+            return false;
+        };
+        let wanted = self
+            .namespace
+            .as_ref()
+            .is_none_or(|name| *name == first.namespace);
+        wanted && (self.all || !first.policy.is_empty() || service.is_used())
+    }
+}
+
+/// What all nodes say, by service.
+pub fn join(lists: Vec<ListServicesResponse>) -> Vec<Joined> {
+    let mut services: BTreeMap<(String, String), Joined> = BTreeMap::new();
+    for list in lists {
+        for report in list.services {
+            let key = (report.namespace.clone(), report.name.clone());
+            let joined = services.entry(key).or_insert_with(|| Joined {
+                nodes: BTreeMap::new(),
+            });
+            joined.nodes.insert(list.node.clone(), report);
+        }
+    }
+    services.into_values().collect()
+}
+
+impl Joined {
+    /// What does not differ between nodes can be read here.
+    pub fn first(&self) -> Option<&ServiceReport> {
+        self.nodes.values().next()
+    }
+
+    /// A count over all nodes.
+    pub fn sum(&self, of: fn(&crate::sink::proto::node::ServiceTraffic) -> u64) -> u64 {
+        self.nodes
+            .values()
+            .filter_map(|node| node.seen.as_ref())
+            .map(of)
+            .sum()
+    }
+
+    fn is_used(&self) -> bool {
+        self.sum(|seen| seen.external_kept + seen.external_lost + seen.in_cluster) > 0
+            || self.sum(|seen| seen.in_cluster_vip + seen.no_backend) > 0
+    }
+
+    /// What the client's address came to, over all nodes.
+    pub fn client_ip(&self) -> &'static str {
+        match (
+            self.sum(|seen| seen.external_kept),
+            self.sum(|seen| seen.external_lost),
+        ) {
+            (0, 0) => "unseen",
+            (_, 0) => "kept",
+            (0, _) => "lost",
+            _ => "mixed",
+        }
+    }
+
+    /// Whether it is what the policy promises: `no` on one node is `no`.
+    pub fn agrees(&self) -> &'static str {
+        let says = |word: &str| self.nodes.values().any(|node| node.agrees == word);
+        match (says("no"), says("yes")) {
+            (true, _) => "no",
+            (false, true) => "yes",
+            (false, false) => "unknown",
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "services_tests.rs"]
+mod tests;
