@@ -94,11 +94,10 @@ fn scenario_23_load_balancers_of_every_model() -> Result<()> {
             assert_eq!(text("service"), service, "{target}");
             assert_eq!(text("protocol"), protocol, "{target}");
             assert_eq!(text("status"), status, "{target}");
-            assert_eq!(
-                ended(&target),
-                count(&target["successes"]).unwrap_or(0),
-                "{target}"
-            );
+            // Probes under way while the agent attached may be unknown, but none has failed.
+            for bad in ["failures", "timeouts"] {
+                assert_eq!(count(&target[bad]).unwrap_or(0), 0, "{target}");
+            }
             let said = newest(&lab, number)?;
             assert_eq!(said["healthy"], true, "{said}");
             let interval = seconds(&target["interval"]).context("no interval")?;

@@ -120,7 +120,7 @@ pub fn outcome(seen: &Seen<'_>) -> Option<Outcome> {
         return (seen.handler.is_some() || over || ended(seen.tcp))
             .then(|| Outcome::new(Success, ProbeStatus::Connected, seen.tcp.handshake_rtt));
     }
-    if *seen.request == Request::None {
+    if *seen.request == Request::None || seen.tcp.reply_flags == 0 {
         // Something was asked that was not captured.
         return over.then(|| Outcome::new(Unknown, ProbeStatus::Unreadable, None));
     }

@@ -225,8 +225,13 @@ impl State {
                 service: Some(service),
                 ..
             } => exists(service),
-            Target::Lb { service: None, .. } => {
-                now.monotonic_ns.saturating_sub(record.seen_ns) < FORGET
+            // One whose service was not known yet goes on under its name.
+            Target::Lb {
+                service: None,
+                port,
+            } => {
+                recognise::service_of_port(inventory, *port).is_none()
+                    && now.monotonic_ns.saturating_sub(record.seen_ns) < FORGET
             }
         });
         for (target, spec) in expected {
