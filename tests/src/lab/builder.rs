@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, ensure};
 
 use super::api::Api;
+use super::control_plane::ControlPlane;
 use super::kubenet::{self, Kubenet};
 use super::pods::{self, PodSpec};
 use super::run_dir::{self, RunDir};
 use super::services::{self, Service};
 use super::topology::{FABRIC_SYSCTLS, NODE_SYSCTLS, Topology};
 use super::{Lab, State, names, netns};
+use crate::real::{self, RealControlPlane};
 
 /// What a lab is to be like. Made by [`Lab::builder`].
 pub struct LabBuilder {
@@ -24,6 +26,7 @@ pub struct LabBuilder {
     pods: Vec<PodSpec>,
     services: Vec<Service>,
     api: bool,
+    real: bool,
 }
 
 impl LabBuilder {
@@ -37,6 +40,7 @@ impl LabBuilder {
             promiscuous: true,
             pods: pods::standard(),
             api: true,
+            real: real::is_asked_for(),
         }
     }
 
@@ -76,6 +80,14 @@ impl LabBuilder {
         self
     }
 
+    /// Starts etcd, a real kube-apiserver and controller-manager, and a real kube-proxy on each
+    /// node, in place of the lab's own. `NODESCOPE_LAB=real` does the same for every lab.
+    #[must_use]
+    pub fn real(mut self) -> Self {
+        self.real = true;
+        self
+    }
+
     /// Builds it: when this returns, every pod can send and every server listens. What
     /// crashed labs left is removed before.
     pub fn start(self) -> Result<Lab> {
@@ -88,7 +100,7 @@ impl LabBuilder {
         run_dir::clean_stale()?;
         let run = RunDir::take(&name)?;
         fs::create_dir_all(run.path().join("logs"))?;
-        let api = self.api.then(Api::start).transpose()?;
+        let api = self.api.then(|| control_plane(self.real)).transpose()?;
         let wiring = Kubenet {
             promiscuous: self.promiscuous,
             ebtables: has_program("ebtables"),
@@ -112,6 +124,14 @@ impl LabBuilder {
         build(&lab, self.pods).with_context(|| format!("starting lab {}", lab.name))?;
         Ok(lab)
     }
+}
+
+/// The real control plane, or the lab's own API server.
+fn control_plane(real: bool) -> Result<Box<dyn ControlPlane>> {
+    Ok(match real {
+        true => Box::new(RealControlPlane::take()?),
+        false => Box::new(Api::start()?),
+    })
 }
 
 /// Everything that [`LabBuilder::start`] does inside namespaces.
@@ -138,9 +158,10 @@ fn build(lab: &Lab, pods: Vec<PodSpec>) -> Result<()> {
     lab.vm().ip(&topology.machine_lines(&topology.vm))?;
     lab.onprem().ip(&topology.machine_lines(&topology.onprem))?;
     lab.apply_static_objects()?;
+    lab.start_relays()?;
+    lab.start_proxies()?;
     lab.add_pods(pods)?;
     lab.start_machine_servers()?;
-    lab.start_relays()?;
     let mut ports = roles;
     ports.retain(|role| role != "fabric" && *role != topology.onprem.role);
     lab.wait_forwarding(&lab.fabric(), &ports)

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
+use super::control_plane::Who;
 use super::netns::{self, Netns};
 use super::pods::{self, Pod, PodSpec};
 use super::process::{Finished, Proc, lab_command};
@@ -128,6 +129,9 @@ impl Lab {
             let state = self.lock();
             (state.pods.clone(), state.services.clone())
         };
+        if let Some(real) = self.real() {
+            return self.sync_real(real, &services, &pods);
+        }
         let masquerade = self.wiring.masquerade_rules(&self.topology);
         let text = rules::render(&self.topology, &services, &pods, &masquerade);
         for index in 0..self.topology.nodes.len() {
@@ -178,17 +182,18 @@ impl Lab {
     /// Makes the API server reachable on each node's loopback, and for kubectl outside.
     pub(super) fn start_relays(&self) -> Result<()> {
         let (Some(api), Some(path), Some(node_path)) = (
-            self.api(),
+            &self.api,
             self.kubeconfig_path(),
             self.node_kubeconfig_path(),
         ) else {
             return Ok(());
         };
-        std::fs::write(path, api.kubeconfig(&api.url()))?;
-        let url = format!("https://{API_ON_NODE}");
-        std::fs::write(node_path, api.kubeconfig(&url))?;
+        let outside = format!("https://{}", api.address()?);
+        std::fs::write(path, api.kubeconfig(&outside, Who::Admin)?)?;
+        let inside = format!("https://{API_ON_NODE}");
+        std::fs::write(node_path, api.kubeconfig(&inside, Who::Agent)?)?;
         for index in 0..self.topology.nodes.len() {
-            let relay = Relay::start(&self.node(index), API_ON_NODE, api.address())?;
+            let relay = Relay::start(&self.node(index), API_ON_NODE, api.address()?)?;
             if let Ok(mut relays) = self.relays.lock() {
                 relays.push(relay);
             }
@@ -259,7 +264,7 @@ impl Lab {
         std::fs::rename(&new, &path).with_context(|| format!("writing {}", path.display()))
     }
 
-    fn apply(&self, object: impl FnOnce() -> Value) -> Result<()> {
+    pub(super) fn apply(&self, object: impl FnOnce() -> Value) -> Result<()> {
         match &self.api {
             Some(api) => api.apply(object()),
             None => Ok(()),

@@ -19,17 +19,19 @@ mod api;
 mod builder;
 mod capture;
 mod cluster;
+pub(crate) mod control_plane;
 pub mod demo;
 mod kubenet;
-mod names;
-mod netns;
+pub(crate) mod names;
+pub(crate) mod netns;
 mod objects;
 mod pods;
 mod process;
 pub mod programs;
-mod relay;
-mod rules;
-mod run_dir;
+mod real_services;
+pub(crate) mod relay;
+pub(crate) mod rules;
+pub(crate) mod run_dir;
 mod services;
 mod topology;
 mod traffic;
@@ -46,9 +48,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::apiserver::ApiServer;
+use crate::real::RealControlPlane;
 pub use agent::Agent;
 pub use builder::{LabBuilder, is_root};
 pub use capture::{BothWays, Capture, Captured, Frame};
+use control_plane::ControlPlane;
 pub use names::{NAMESPACE_PREFIX, namespace_prefix};
 pub use netns::{Netns, with_prefix};
 pub use pods::{Pod, PodSpec};
@@ -73,7 +77,7 @@ pub struct Lab {
     wiring: Box<dyn Wiring>,
     state: Mutex<State>,
     relays: Mutex<Vec<relay::Relay>>,
-    api: Option<api::Api>,
+    api: Option<Box<dyn ControlPlane>>,
     started: AtomicU32,
     // Last: its lock says that the lab lives.
     run: run_dir::RunDir,
@@ -111,17 +115,25 @@ impl Lab {
 
     /// A kubeconfig for clients on this machine; none without an API server.
     pub fn kubeconfig_path(&self) -> Option<PathBuf> {
-        self.api().map(|_| self.run_dir().join("kubeconfig"))
+        self.api.as_ref()?;
+        Some(self.run_dir().join("kubeconfig"))
     }
 
     /// A kubeconfig for clients in a node's namespace; none without an API server.
     pub fn node_kubeconfig_path(&self) -> Option<PathBuf> {
-        self.api().map(|_| self.run_dir().join("node.kubeconfig"))
+        self.api.as_ref()?;
+        Some(self.run_dir().join("node.kubeconfig"))
     }
 
-    /// The API server, to change objects and to make it misbehave; none in a lab without.
+    /// The lab's own API server, to change objects and to make it misbehave; none in a lab
+    /// without, or with a real control plane.
     pub fn api(&self) -> Option<&ApiServer> {
-        self.api.as_ref().map(api::Api::server)
+        self.api.as_ref()?.simulated()
+    }
+
+    /// The real control plane, where the lab has one.
+    pub fn real(&self) -> Option<&RealControlPlane> {
+        self.api.as_ref()?.real()
     }
 
     /// The namespace of `role`: `fabric`, `node0`, `vm`, `onprem`, `pod-web`…
