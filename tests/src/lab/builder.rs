@@ -88,6 +88,13 @@ impl LabBuilder {
         self
     }
 
+    /// The lab's own API server and rules, whatever the environment asks for.
+    #[must_use]
+    pub fn simulated(mut self) -> Self {
+        self.real = false;
+        self
+    }
+
     /// Builds it: when this returns, every pod can send and every server listens. What
     /// crashed labs left is removed before.
     pub fn start(self) -> Result<Lab> {

@@ -38,7 +38,7 @@ impl Lab {
         services: &[Service],
         pods: &[Pod],
     ) -> Result<()> {
-        let mut expected = Expected::default();
+        let mut expected = Expected::new();
         for service in services {
             self.apply(|| objects::service(service))?;
             // The controller writes those of services that select their pods.
@@ -52,8 +52,8 @@ impl Lab {
                     let target = format!("{}:{}", endpoint.ip, port.target);
                     rules::chain("KUBE-SEP-", &[&name, port.protocol.lower(), &target])
                 });
-                let chains: Vec<String> = chains.collect();
-                expected.add(name, chains);
+                let chains = chains.collect();
+                expected.insert(name, chains);
             }
         }
         for index in 0..self.topology.nodes.len() {

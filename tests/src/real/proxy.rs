@@ -1,6 +1,6 @@
 //! kube-proxy in each node's namespace, and the wait for its rules.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -18,16 +18,9 @@ pub(crate) struct Proxies {
     running: Mutex<Vec<Proc>>,
 }
 
-/// What the rules of a node must say.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Expected {
-    /// `KUBE-SEP-…` of every endpoint.
-    pub endpoints: BTreeSet<String>,
-    /// Service ports (`namespace/service:port`) with endpoints.
-    pub served: BTreeSet<String>,
-    /// Service ports without.
-    pub rejected: BTreeSet<String>,
-}
+/// What the rules of a node must say: the `KUBE-SEP-…` chains of each service port
+/// (`namespace/service:port`), none where it has no endpoints.
+pub(crate) type Expected = BTreeMap<String, BTreeSet<String>>;
 
 impl Proxies {
     pub(crate) fn new(program: PathBuf) -> Self {
@@ -72,7 +65,8 @@ impl Proxies {
         self.lock().clear();
     }
 
-    /// Waits until the rules in `netns` lead to the endpoints of `expected` and to no others.
+    /// Waits until the rules in `netns` lead each service port of `expected` to its endpoints and
+    /// to no others. Services that the lab does not know are left alone.
     pub(crate) fn wait(&self, netns: &Netns, expected: &Expected) -> Result<()> {
         let mut rules = String::new();
         let what = format!("the rules of kube-proxy in {}", netns.name());
@@ -82,9 +76,12 @@ impl Proxies {
                 |error| error.to_string(),
                 |out| String::from_utf8_lossy(&out.stdout).into_owned(),
             );
-            Expected::read(&rules) == *expected
+            read(&rules, expected) == *expected
         });
-        waited.with_context(|| format!("wanted {expected:?}, found {:?}", Expected::read(&rules)))
+        waited.with_context(|| {
+            let found = read(&rules, expected);
+            format!("wanted {expected:?}, found {found:?}")
+        })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Proc>> {
@@ -92,38 +89,28 @@ impl Proxies {
     }
 }
 
-impl Expected {
-    /// Adds a port of a service that leads to the chains `endpoints`.
-    pub(crate) fn add(&mut self, port_name: String, endpoints: impl IntoIterator<Item = String>) {
-        let before = self.endpoints.len();
-        self.endpoints.extend(endpoints);
-        if self.endpoints.len() > before {
-            self.served.insert(port_name);
-        } else {
-            self.rejected.insert(port_name);
+/// What the output of `iptables-save` says about the ports of `wanted`.
+fn read(rules: &str, wanted: &Expected) -> Expected {
+    let mut found = Expected::new();
+    for line in rules.lines() {
+        let chain = line.split(' ').nth(1).unwrap_or_default();
+        let comment = line.split('"').nth(1).unwrap_or_default();
+        let port = match chain {
+            "KUBE-SERVICES" => comment
+                .strip_suffix(" cluster IP")
+                .or_else(|| comment.strip_suffix(" has no endpoints")),
+            _ if chain.starts_with("KUBE-SEP-") => Some(comment),
+            _ => None,
+        };
+        let Some(port) = port.filter(|port| wanted.contains_key(*port)) else {
+            continue;
+        };
+        let endpoints = found.entry(port.to_owned()).or_default();
+        if chain != "KUBE-SERVICES" {
+            endpoints.insert(chain.to_owned());
         }
     }
-
-    /// What the output of `iptables-save` says.
-    fn read(rules: &str) -> Self {
-        let mut found = Self::default();
-        for line in rules.lines() {
-            if let Some(chain) = line.strip_prefix(':') {
-                let name = chain.split(' ').next().unwrap_or_default();
-                if name.starts_with("KUBE-SEP-") {
-                    found.endpoints.insert(name.to_owned());
-                }
-            } else if line.starts_with("-A KUBE-SERVICES ") {
-                let comment = line.split('"').nth(1).unwrap_or_default();
-                if let Some(port) = comment.strip_suffix(" cluster IP") {
-                    found.served.insert(port.to_owned());
-                } else if let Some(port) = comment.strip_suffix(" has no endpoints") {
-                    found.rejected.insert(port.to_owned());
-                }
-            }
-        }
-        found
-    }
+    found
 }
 
 /// Whether anything of `service` is to be found in rules: a headless one has none.
@@ -140,11 +127,17 @@ mod tests {
         let rules = "*nat\n:KUBE-SEP-AAAA - [0:0]\n\
             -A KUBE-SERVICES ! -s 10.244.0.0/16 -d 10.0.0.1/32 -p tcp -m comment --comment \
             \"default/web:http cluster IP\" -m tcp --dport 80 -j KUBE-MARK-MASQ\n\
+            -A KUBE-SEP-AAAA -p tcp -m comment --comment \"default/web:http\" -m tcp -j DNAT\n\
+            -A KUBE-SEP-BBBB -p tcp -m comment --comment \"default/x:http\" -m tcp -j DNAT\n\
             *filter\n-A KUBE-SERVICES -d 10.0.9.9/32 -p tcp -m comment --comment \
             \"default/front:http has no endpoints\" -m tcp --dport 80 -j REJECT\n";
-        let mut expected = Expected::default();
-        expected.add("default/web:http".to_owned(), ["KUBE-SEP-AAAA".to_owned()]);
-        expected.add("default/front:http".to_owned(), []);
-        assert_eq!(Expected::read(rules), expected);
+        let expected = Expected::from([
+            (
+                "default/web:http".to_owned(),
+                BTreeSet::from(["KUBE-SEP-AAAA".to_owned()]),
+            ),
+            ("default/front:http".to_owned(), BTreeSet::new()),
+        ]);
+        assert_eq!(read(rules, &expected), expected);
     }
 }
