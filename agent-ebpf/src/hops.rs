@@ -12,7 +12,7 @@ use nodescope_ebpf::{
 use crate::{
     events::tell,
     frame::Bytes,
-    maps::{HOPS, UNATTRIBUTED, UNPLACED},
+    maps::{HOPS, PORTS, UNATTRIBUTED, UNPLACED},
     nat,
 };
 
@@ -47,23 +47,41 @@ impl Skb {
     }
 }
 
-/// Counts one packet. `EGRESS`: the hook; `HOST`: frames for other hosts are not the node's.
+/// Counts one packet. `EGRESS`: the hook; `HOST`: of a bridge or an uplink, which see packets
+/// that are not theirs.
 #[inline(always)]
 pub fn account<const EGRESS: bool, const HOST: bool>(ctx: &TcContext) {
     let skb = Skb::of(ctx);
-    // SAFETY: as in `Skb::of`.
-    if HOST && unsafe { (*ctx.skb.skb).pkt_type } == PACKET_OTHERHOST {
-        unattributed(
-            ctx,
-            hook(skb.ifindex, EGRESS, Reason::OtherHost),
-            1,
-            skb.length,
-        );
-        return;
+    if HOST {
+        let foreign = if EGRESS {
+            is_bridged(ctx, skb.ifindex).then_some(Reason::Bridged)
+        } else {
+            // SAFETY: as in `Skb::of`.
+            (unsafe { (*ctx.skb.skb).pkt_type } == PACKET_OTHERHOST).then_some(Reason::OtherHost)
+        };
+        if let Some(reason) = foreign {
+            unattributed(ctx, hook(skb.ifindex, EGRESS, reason), 1, skb.length);
+            return;
+        }
     }
     if let Err(reason) = attribute::<EGRESS>(ctx, skb) {
         unattributed(ctx, hook(skb.ifindex, EGRESS, reason), 1, skb.length);
     }
+}
+
+/// Whether a packet at a bridge's egress came in by a port of the same bridge: what the bridge
+/// took for itself came in, once more, by the bridge.
+#[inline(always)]
+fn is_bridged(ctx: &TcContext, ifindex: u32) -> bool {
+    // SAFETY: as in `Skb::of`.
+    let from = unsafe { (*ctx.skb.skb).ingress_ifindex };
+    if from == 0 || from == ifindex {
+        return false;
+    }
+    // SAFETY: the value is an integer that is read once.
+    PORTS
+        .get_ptr(from)
+        .is_some_and(|bridge| unsafe { *bridge } == ifindex)
 }
 
 /// Adds a frame to its record.

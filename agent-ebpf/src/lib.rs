@@ -207,11 +207,15 @@ pub enum Reason {
     /// Not packets of their own: segments beyond the first of offloaded packets, which a record
     /// counts and the interface does not.
     Offload = 8,
+    /// At a bridge's egress, and yet on its way between two ports: br_netfilter resolves the
+    /// neighbour of a translated destination by way of the bridge's own queue, and takes the
+    /// packet back before the bridge counts it (net/bridge/br_netfilter_hooks.c, `bridged_dnat`).
+    Bridged = 9,
 }
 
 impl Reason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NotIp,
         Self::Truncated,
         Self::Malformed,
@@ -221,6 +225,7 @@ impl Reason {
         Self::OtherHost,
         Self::Tagged,
         Self::Offload,
+        Self::Bridged,
     ];
 
     /// The word in metrics.
@@ -235,6 +240,7 @@ impl Reason {
             Self::OtherHost => "other_host",
             Self::Tagged => "tagged",
             Self::Offload => "offload",
+            Self::Bridged => "bridged",
         }
     }
 }

@@ -9,6 +9,10 @@
     missing_docs,
     reason = "entry points are documented here, maps where they are made"
 )]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value a key would be copied, on a stack of 512 bytes"
+)]
 
 mod events;
 mod frame;
@@ -34,8 +38,16 @@ pub fn host_ingress(ctx: TcContext) -> i32 {
 
 /// Packets that an interface sends.
 #[classifier]
-pub fn egress(ctx: TcContext) -> i32 {
+pub fn port_egress(ctx: TcContext) -> i32 {
     hops::account::<true, false>(&ctx);
+    TC_ACT_UNSPEC
+}
+
+/// Packets that a bridge or an uplink sends: not those that only pass its queue on their way
+/// from one port to another.
+#[classifier]
+pub fn host_egress(ctx: TcContext) -> i32 {
+    hops::account::<true, true>(&ctx);
     TC_ACT_UNSPEC
 }
 

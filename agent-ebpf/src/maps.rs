@@ -25,6 +25,10 @@ pub static UNATTRIBUTED: PerCpuHashMap<UnattributedKey, Counter> =
 #[map]
 pub static UNPLACED: PerCpuArray<Counter> = PerCpuArray::with_max_entries(16, 0);
 
+/// Ports of bridges: interface index of the port, of the bridge.
+#[map]
+pub static PORTS: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
+
 /// Conversations that began, for the agent to look at now rather than at the next drain.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);

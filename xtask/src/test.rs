@@ -34,7 +34,7 @@ pub fn run(arguments: &[OsString]) -> anyhow::Result<()> {
     let started = Instant::now();
     let host = tests(&packages, arguments, &built);
     // Run in any case: one report of everything is worth more than the first failure alone.
-    let kernel = tests(&["--package", KERNEL_SIDE, "--lib"], arguments, &built);
+    let kernel = tests(&["--package", KERNEL_SIDE, "--tests"], arguments, &built);
     println!("tests took {:.0} s", started.elapsed().as_secs_f64());
     host.and(kernel).context("tests failed")
 }

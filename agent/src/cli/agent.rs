@@ -193,6 +193,7 @@ fn settings(config: &Config, node: &Arc<str>, filter: InterfaceFilter) -> Settin
         datapath: datapath::Settings {
             max_connections: config.max_connections,
             nat: matches!(config.nat_source, NatSource::Auto | NatSource::Skb),
+            method: None,
         },
         filter,
         timeouts: Timeouts {

@@ -37,33 +37,33 @@ impl Method {
     }
 }
 
-/// Which program counts an interface's ingress.
+/// Which programs count at an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ingress {
-    /// Every frame that comes in: a pod's interface, a port of a bridge.
+pub enum Side {
+    /// Every frame is its own: a pod's interface, a port of a bridge.
     Port,
-    /// Only frames for this host: a bridge, an uplink.
+    /// Some frames are only passing: a bridge, an uplink.
     Host,
 }
 
-impl Ingress {
-    fn program(self) -> &'static str {
-        match self {
-            Self::Port => "port_ingress",
-            Self::Host => "host_ingress",
-        }
+impl Side {
+    fn programs(self) -> [(&'static str, TcAttachType); 2] {
+        let [ingress, egress] = match self {
+            Self::Port => ["port_ingress", "port_egress"],
+            Self::Host => ["host_ingress", "host_egress"],
+        };
+        [
+            (ingress, TcAttachType::Ingress),
+            (egress, TcAttachType::Egress),
+        ]
     }
 }
-
-const EGRESS: &str = "egress";
 
 /// clsact filters of the agent carry this priority, so that they are known after a crash.
 const PRIORITY: u16 = 49_817;
 
-struct Hooks {
-    ingress: (&'static str, SchedClassifierLinkId),
-    egress: SchedClassifierLinkId,
-}
+/// The programs of an interface and their links.
+type Hooks = Vec<(&'static str, SchedClassifierLinkId)>;
 
 /// What is attached.
 pub struct Attached {
@@ -100,7 +100,7 @@ impl Attached {
         ebpf: &mut aya::Ebpf,
         ifindex: u32,
         name: &str,
-        ingress: Ingress,
+        side: Side,
     ) -> Result<(), Error> {
         if self.has(ifindex) {
             return Ok(());
@@ -108,40 +108,41 @@ impl Attached {
         if self.method == Method::Clsact {
             clear(name);
         }
-        let program = ingress.program();
-        let failed = |source| Error::Attach {
-            interface: name.to_owned(),
-            source: Box::new(source),
-        };
-        let first =
-            attach(ebpf, program, name, TcAttachType::Ingress, self.method).map_err(failed)?;
-        match attach(ebpf, EGRESS, name, TcAttachType::Egress, self.method) {
-            Ok(egress) => {
-                let ingress = (program, first);
-                self.hooks.insert(ifindex, Hooks { ingress, egress });
-                Ok(())
-            }
-            Err(error) => {
-                let _ = detach(ebpf, program, first);
-                Err(failed(error))
+        let mut hooks = Hooks::new();
+        for (program, direction) in side.programs() {
+            match attach(ebpf, program, name, direction, self.method) {
+                Ok(link) => hooks.push((program, link)),
+                Err(source) => {
+                    release(ebpf, ifindex, hooks);
+                    return Err(Error::Attach {
+                        interface: name.to_owned(),
+                        source: Box::new(source),
+                    });
+                }
             }
         }
+        self.hooks.insert(ifindex, hooks);
+        Ok(())
     }
 
     /// Takes the hooks off an interface. One that is gone has taken them along: no error.
     pub fn detach(&mut self, ebpf: &mut aya::Ebpf, ifindex: u32) {
-        if let Some(Hooks { ingress, egress }) = self.hooks.remove(&ifindex) {
-            for (program, link) in [ingress, (EGRESS, egress)] {
-                if let Err(error) = detach(ebpf, program, link) {
-                    tracing::debug!(ifindex, program, %error, "the hook was gone already");
-                }
-            }
+        if let Some(hooks) = self.hooks.remove(&ifindex) {
+            release(ebpf, ifindex, hooks);
         }
     }
 
     /// Interfaces that have hooks.
     pub fn interfaces(&self) -> Vec<u32> {
         self.hooks.keys().copied().collect()
+    }
+}
+
+fn release(ebpf: &mut aya::Ebpf, ifindex: u32, hooks: Hooks) {
+    for (name, link) in hooks {
+        if let Err(error) = detach(ebpf, name, link) {
+            tracing::debug!(ifindex, program = name, %error, "the hook was gone already");
+        }
     }
 }
 
@@ -162,7 +163,7 @@ fn attach(
     method: Method,
 ) -> Result<SchedClassifierLinkId, ProgramError> {
     let options = match method {
-        // Last: whoever drops or redirects before us is seen as the interface sees it.
+        // First: what others drop or redirect after us did come in, and the interface counted it.
         Method::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
         Method::Clsact => {
             match qdisc_add_clsact(interface) {
@@ -191,11 +192,8 @@ fn detach(
 
 /// Removes clsact filters that a killed agent left behind. They are known by their names.
 fn clear(interface: &str) {
-    for (direction, name) in [
-        (TcAttachType::Ingress, "port_ingress"),
-        (TcAttachType::Ingress, "host_ingress"),
-        (TcAttachType::Egress, EGRESS),
-    ] {
+    let all = [Side::Port, Side::Host].map(Side::programs);
+    for (name, direction) in all.into_iter().flatten() {
         if aya::programs::tc::qdisc_detach_program(interface, direction, name).is_ok() {
             tracing::info!(
                 interface,

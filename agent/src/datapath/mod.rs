@@ -14,7 +14,7 @@ use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, PerCpuHashMap};
 use aya::programs::SchedClassifier;
 use nodescope_ebpf::{Counter, EventKind, HopKey, HopRecord, NatRecord, Reason, UnattributedKey};
 
-pub use attach::{Ingress, Method};
+pub use attach::{Method, Side};
 pub use events::Events;
 pub use preflight::{PreflightItem, Verdict, preflight};
 
@@ -56,6 +56,8 @@ pub struct Settings {
     pub max_connections: u32,
     /// Read translations from `skb->_nfct`.
     pub nat: bool,
+    /// How programs hang on interfaces; `None` for the best that this kernel offers.
+    pub method: Option<Method>,
 }
 
 /// Hooks that a connection passes on one node at the most in the usual models: two pods and a
@@ -63,9 +65,10 @@ pub struct Settings {
 pub const HOPS_PER_CONNECTION: u32 = 4;
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodescope-ebpf.o"));
-const PROGRAMS: [&str; 3] = ["port_ingress", "host_ingress", "egress"];
+const PROGRAMS: [&str; 4] = ["port_ingress", "host_ingress", "port_egress", "host_egress"];
 const HOPS: &str = "HOPS";
 const NAT: &str = "NAT";
+const PORTS: &str = "PORTS";
 const UNATTRIBUTED: &str = "UNATTRIBUTED";
 const UNPLACED: &str = "UNPLACED";
 const LOST: &str = "LOST";
@@ -78,6 +81,7 @@ pub struct Datapath {
     attached: attach::Attached,
     hops: MapData,
     nat: BpfHashMap<MapData, Key, NatValue>,
+    ports: BpfHashMap<MapData, u32, u32>,
     unattributed: PerCpuHashMap<MapData, UnattributedPod, CounterPod>,
     unplaced: PerCpuArray<MapData, CounterPod>,
     lost: PerCpuArray<MapData, u64>,
@@ -127,9 +131,10 @@ impl Datapath {
             _ => return Err(Error::Incomplete(HOPS)),
         };
         Ok(Self {
-            attached: attach::Attached::new(Method::of_this_kernel()),
+            attached: attach::Attached::new(settings.method.unwrap_or_else(Method::of_this_kernel)),
             hops,
             nat: typed(&mut ebpf, NAT)?,
+            ports: typed(&mut ebpf, PORTS)?,
             unattributed: typed(&mut ebpf, UNATTRIBUTED)?,
             unplaced: typed(&mut ebpf, UNPLACED)?,
             lost: typed(&mut ebpf, LOST)?,
@@ -160,8 +165,8 @@ impl Datapath {
     /// # Errors
     ///
     /// The kernel refuses; then neither hook is left.
-    pub fn attach(&mut self, ifindex: u32, name: &str, ingress: Ingress) -> Result<(), Error> {
-        self.attached.attach(&mut self.ebpf, ifindex, name, ingress)
+    pub fn attach(&mut self, ifindex: u32, name: &str, side: Side) -> Result<(), Error> {
+        self.attached.attach(&mut self.ebpf, ifindex, name, side)
     }
 
     /// Takes the hooks off an interface.
@@ -172,6 +177,21 @@ impl Datapath {
     /// Interfaces that have hooks, by index.
     pub fn interfaces(&self) -> Vec<u32> {
         self.attached.interfaces()
+    }
+
+    /// Says which bridge an interface is a port of, or that it is none's.
+    pub fn set_master(&mut self, ifindex: u32, bridge: Option<u32>) {
+        let known = self.ports.get(&ifindex, 0).ok();
+        if known == bridge {
+            return;
+        }
+        let result = match bridge {
+            Some(bridge) => self.ports.insert(ifindex, bridge, 0),
+            None => self.ports.remove(&ifindex),
+        };
+        if let Err(error) = result {
+            tracing::warn!(ifindex, %error, "the port of a bridge is not known to the kernel side");
+        }
     }
 
     /// Shows every record.

@@ -124,6 +124,7 @@ fn load() -> PreflightItem {
     let settings = Settings {
         max_connections: 1024,
         nat: true,
+        method: None,
     };
     let (verdict, evidence) = match Datapath::load(&settings) {
         Ok(datapath) => (

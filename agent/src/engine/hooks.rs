@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Engine;
-use crate::datapath::Ingress;
+use crate::datapath::Side;
 use crate::flow::{InterfaceInfo, Moment, Role};
 use crate::node::{self, Interface, NodeView};
 
@@ -60,11 +60,9 @@ impl Engine {
                 .master
                 .is_some_and(|master| roles.get(&master) == Some(&Role::Bridge)),
         };
-        let ingress = if port { Ingress::Port } else { Ingress::Host };
-        match self
-            .datapath
-            .attach(interface.index, &interface.name, ingress)
-        {
+        let side = if port { Side::Port } else { Side::Host };
+        self.datapath.set_master(interface.index, interface.master);
+        match self.datapath.attach(interface.index, &interface.name, side) {
             Ok(()) => {
                 self.refused.remove(&interface.index);
             }
@@ -86,6 +84,7 @@ impl Engine {
             self.retire(&key, now);
         }
         self.tracker.end_at(ifindex, now.monotonic_ns);
+        self.datapath.set_master(ifindex, None);
         self.datapath.detach(ifindex);
         self.datapath.forget(ifindex);
         self.hooks.remove(&ifindex);

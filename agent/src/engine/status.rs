@@ -28,8 +28,11 @@ impl HookStatus {
             packets: self.attributed.packets.saturating_sub(self.offload),
             ..self.attributed
         };
-        for counts in self.unattributed.values() {
-            seen += *counts;
+        for (reason, counts) in &self.unattributed {
+            // What only passed the queue of a bridge the interface does not count.
+            if *reason != Reason::Bridged.name() {
+                seen += *counts;
+            }
         }
         seen
     }
@@ -95,10 +98,14 @@ impl Engine {
                 ..HookStatus::default()
             };
             for (key, counter) in &unattributed {
-                if key.ifindex == ifindex && (key.egress == 1) == egress_side {
-                    status
-                        .unattributed
-                        .insert(word(key.reason), counts(counter));
+                if key.ifindex != ifindex || (key.egress == 1) != egress_side {
+                    continue;
+                }
+                if key.reason == Reason::Offload as u8 {
+                    status.offload = counter.packets;
+                } else {
+                    let counts = counts(counter);
+                    status.unattributed.insert(word(key.reason), counts);
                 }
             }
             status

@@ -4,6 +4,8 @@ mod connection;
 pub mod identity;
 pub mod model;
 mod record;
+#[cfg(test)]
+mod tests;
 mod tracker;
 mod tuple;
 

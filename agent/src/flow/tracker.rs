@@ -146,7 +146,8 @@ impl Tracker {
         let current = before.map(|known| known.connection);
         let restarted = before.is_some_and(|known| known.record.incarnation != record.incarnation);
         let id = self.place(key, record, nat, current, restarted, now_ns);
-        if let Some(old) = current
+        // What a port carried before it was used anew stays with the connection of that time.
+        if let Some(old) = current.filter(|_| !restarted)
             && old != id
         {
             self.move_hop(key, old, id);
@@ -396,9 +397,13 @@ impl Tracker {
             };
             if connection.ended_ns.is_some() && idle >= timeouts.linger || idle >= limit {
                 sweep.closed.push(connection.id);
-                sweep
-                    .retire
-                    .extend(connection.hops.iter().map(|hop| hop.key));
+                // A record that has gone over to another connection is in use.
+                let own = connection.hops.iter().map(|hop| hop.key).filter(|key| {
+                    self.known
+                        .get(key)
+                        .is_some_and(|known| known.connection == connection.id)
+                });
+                sweep.retire.extend(own);
             }
         }
         for (key, known) in &self.known {

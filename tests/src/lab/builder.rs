@@ -4,16 +4,18 @@ use std::collections::HashMap;
 use std::fs;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use super::api::Api;
 use super::control_plane::ControlPlane;
-use super::kubenet::{self, Kubenet};
+use super::masq::MasqConfig;
+use super::plans::Cloud;
 use super::pods::{self, PodSpec};
 use super::run_dir::{self, RunDir};
 use super::services::{self, Service};
-use super::topology::{FABRIC_SYSCTLS, NODE_SYSCTLS, Topology};
+use super::topology::{FABRIC_SYSCTLS, NODE_SYSCTLS, SWITCH_SYSCTLS, Topology};
 use super::{Lab, State, names, netns};
 use crate::real::{self, RealControlPlane};
 
@@ -27,21 +29,47 @@ pub struct LabBuilder {
     services: Vec<Service>,
     api: bool,
     real: bool,
+    cloud: Cloud,
 }
 
 impl LabBuilder {
     pub(super) fn new(name: &str) -> Self {
-        let topology = kubenet::topology();
         Self {
             name: name.to_owned(),
             exact_name: false,
-            services: services::standard(topology.dns, topology.gateway),
-            topology,
+            services: Vec::new(),
+            topology: Topology::kubenet(),
             promiscuous: true,
-            pods: pods::standard(),
+            pods: Vec::new(),
             api: true,
             real: real::is_asked_for(),
+            cloud: Cloud::default(),
         }
+    }
+
+    /// Chooses the network: a [`super::Model`], or a topology of one's own. kubenet if not
+    /// called.
+    #[must_use]
+    pub fn topology(mut self, topology: impl Into<Topology>) -> Self {
+        self.topology = topology.into();
+        self
+    }
+
+    /// Sets how often the load balancer probes each node, and after how many probes of the
+    /// other outcome it changes its mind. Azure's 5 s and 2 when not called.
+    #[must_use]
+    pub fn lb_probe(mut self, interval: Duration, threshold: u32) -> Self {
+        self.cloud.interval = interval;
+        self.cloud.threshold = threshold.max(1);
+        self
+    }
+
+    /// Has nodes answer health checks as kube-proxies before 1.27 did, without
+    /// `serviceProxyHealthy`.
+    #[must_use]
+    pub fn old_health_answers(mut self) -> Self {
+        self.cloud.old_health = true;
+        self
     }
 
     /// Takes the name as it is, instead of making it unique with the process id: for a lab
@@ -108,27 +136,34 @@ impl LabBuilder {
         let run = RunDir::take(&name)?;
         fs::create_dir_all(run.path().join("logs"))?;
         let api = self.api.then(|| control_plane(self.real)).transpose()?;
-        let wiring = Kubenet {
-            promiscuous: self.promiscuous,
-            ebtables: has_program("ebtables"),
-        };
+        let topology = self.topology;
+        let wiring = topology
+            .model
+            .wiring(self.promiscuous, has_program("ebtables"));
+        let mut services = services::standard(topology.dns, topology.gateway);
+        services.extend(self.services);
+        let mut pods = pods::standard(&topology);
+        pods.extend(self.pods);
         let lab = Lab {
             name,
-            topology: self.topology,
-            wiring: Box::new(wiring),
+            wiring,
             state: Mutex::new(State {
                 pods: Vec::new(),
-                services: self.services,
+                services,
                 processes: HashMap::new(),
                 entrypoints: HashMap::new(),
+                masq: MasqConfig::of(&topology),
             }),
+            topology,
+            cloud: Mutex::new(self.cloud),
+            daemons: Mutex::default(),
             relays: Mutex::new(Vec::new()),
             api,
             started: AtomicU32::new(0),
             run,
         };
         // From here on, an error drops the lab, which removes what there is of it.
-        build(&lab, self.pods).with_context(|| format!("starting lab {}", lab.name))?;
+        build(&lab, pods).with_context(|| format!("starting lab {}", lab.name))?;
         Ok(lab)
     }
 }
@@ -152,6 +187,7 @@ fn build(lab: &Lab, pods: Vec<PodSpec>) -> Result<()> {
     netns::create(&spaces)?;
     lab.fabric().sysctls(FABRIC_SYSCTLS)?;
     lab.fabric().ip(&topology.fabric_lines(&lab.name))?;
+    lab.fabric().sysctls(SWITCH_SYSCTLS)?;
     for (index, node) in topology.nodes.iter().enumerate() {
         let space = lab.node(index);
         space.sysctls(NODE_SYSCTLS)?;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
 use super::control_plane::Who;
+use super::masq::MasqConfig;
 use super::netns::{self, Netns};
 use super::pods::{self, Pod, PodSpec};
 use super::process::{Finished, Proc, lab_command};
@@ -96,6 +97,9 @@ impl Lab {
         };
         self.sync_services()?;
         drop(ended);
+        if let Some(route) = self.vnet_route(&pod) {
+            self.fabric().ip(&[format!("route del {route}")])?;
+        }
         run_dir::remove_netns(&pod.netns())
     }
 
@@ -107,8 +111,18 @@ impl Lab {
     }
 
     /// Connections and datagrams that the servers of `who` took until now, one JSON object
-    /// each with `peer`: a pod's short name, `vm` or `onprem`.
+    /// each with `peer`: a pod's short name, `vm`, `onprem`, or `platform`.
     pub fn served(&self, who: &str) -> Result<Vec<Value>> {
+        self.server_lines(who, "peer")
+    }
+
+    /// HTTP requests that they took: `request` (the path), `from`, `user_agent`.
+    pub fn requests(&self, who: &str) -> Result<Vec<Value>> {
+        self.server_lines(who, "request")
+    }
+
+    /// The lines of the servers of `who` that have `field`.
+    fn server_lines(&self, who: &str, field: &str) -> Result<Vec<Value>> {
         let state = self.lock();
         let pod = state.pods.iter().find(|pod| pod.short() == who);
         let role = pod.map_or(who.to_owned(), Pod::role);
@@ -119,29 +133,42 @@ impl Lab {
         let output: String = servers.iter().map(Proc::stdout).collect();
         let lines = output.lines().map(serde_json::from_str::<Value>);
         let lines = lines.collect::<Result<Vec<_>, _>>()?;
-        let taken = lines.into_iter().filter(|line| line.get("peer").is_some());
+        let taken = lines.into_iter().filter(|line| line.get(field).is_some());
         Ok(taken.collect())
     }
 
-    /// Writes services, EndpointSlices and the nodes' iptables rules from what there is.
+    /// Writes services, EndpointSlices, the nodes' iptables rules, health checks and probes from
+    /// what there is.
     pub fn sync_services(&self) -> Result<()> {
-        let (pods, services) = {
+        let (pods, services, masq) = {
             let state = self.lock();
-            (state.pods.clone(), state.services.clone())
+            (
+                state.pods.clone(),
+                state.services.clone(),
+                state.masq.clone(),
+            )
         };
+        let masquerade = self.wiring.masquerade_rules(&self.topology, masq.as_ref());
         if let Some(real) = self.real() {
-            return self.sync_real(real, &services, &pods);
+            self.sync_real(real, &services, &pods, &masquerade)?;
+            return self.sync_daemons(&pods, &services);
         }
-        let masquerade = self.wiring.masquerade_rules(&self.topology);
-        let text = rules::render(&self.topology, &services, &pods, &masquerade);
-        for index in 0..self.topology.nodes.len() {
-            self.node(index).tool(&["iptables-restore"], &text)?;
+        for node in 0..self.topology.nodes.len() {
+            let input = rules::Input {
+                topology: &self.topology,
+                node,
+                services: &services,
+                pods: &pods,
+                masquerade: &masquerade,
+            };
+            let text = rules::render(&input);
+            self.node(node).tool(&["iptables-restore"], &text)?;
         }
         for service in &services {
             self.apply(|| objects::service(service))?;
             self.apply(|| objects::endpoint_slice(&self.topology, service, &pods))?;
         }
-        Ok(())
+        self.sync_daemons(&pods, &services)
     }
 
     /// Tells the API server of what does not change: namespaces, nodes, hostNetwork pods.
@@ -155,27 +182,37 @@ impl Lab {
                 self.apply(|| object)?;
             }
         }
-        Ok(())
+        let masq = self.masq_config();
+        let maps = masq.iter().flat_map(MasqConfig::config_maps);
+        maps.map(|map| self.apply(|| map)).collect()
     }
 
-    /// Starts the servers of the machines that are no nodes.
+    /// Starts the servers of the machines that are no nodes, and of the cloud's platform:
+    /// the wire server, its DNS, and instance metadata.
     pub(super) fn start_machine_servers(&self) -> Result<()> {
-        let programs: Vec<Vec<String>> = [
-            ["serve-http", "--listen", "0.0.0.0:8080"],
-            ["serve-echo", "--udp", "0.0.0.0:9000"],
-        ]
-        .iter()
-        .map(|args| args.iter().map(|arg| (*arg).to_owned()).collect())
-        .collect();
+        let machine = "serve-http --listen 0.0.0.0:8080;serve-echo --udp 0.0.0.0:9000";
+        let platform = "serve-http --listen 169.254.169.254:80;\
+                        serve-http --listen 168.63.129.16:80;\
+                        dns --listen 168.63.129.16:53 --zone {run}/zone.json";
+        let (vm, onprem) = (&self.topology.vm.role, &self.topology.onprem.role);
+        self.start_servers(self.vm(), vm, machine)?;
+        self.start_servers(self.onprem(), onprem, machine)?;
+        self.start_servers(self.fabric(), "platform", platform)
+    }
+
+    /// Starts programs of the lab binary, `;` between them.
+    fn start_servers(&self, netns: Netns, role: &str, programs: &str) -> Result<()> {
+        let words = |program: &str| program.split(' ').map(str::to_owned).collect();
+        let programs: Vec<Vec<String>> = programs.split(';').map(words).collect();
         let logs = self.run_dir().join("logs");
-        for machine in [&self.topology.vm, &self.topology.onprem] {
-            let space = self.netns(&machine.role);
-            let mut processes = pods::start_programs(&space, &machine.role, &programs, &logs)?;
-            pods::wait_listening(&mut processes)?;
-            self.lock()
-                .processes
-                .insert(machine.role.clone(), processes);
+        let mut processes = Vec::new();
+        for (number, program) in programs.iter().enumerate() {
+            let own = format!("{role}{number}");
+            let program = std::slice::from_ref(program);
+            processes.extend(pods::start_programs(&netns, &own, program, &logs)?);
         }
+        pods::wait_listening(&mut processes)?;
+        self.lock().processes.insert(role.to_owned(), processes);
         Ok(())
     }
 
@@ -225,13 +262,13 @@ impl Lab {
             bail!("pod '{}' is there already", spec.short);
         }
         let used = |ip: Ipv4Addr| state.pods.iter().any(|pod| pod.ip() == ip);
-        let mut hosts = node.pod_cidr.hosts().skip(1);
+        let mut free = node.pod_addresses().filter(|ip| !used(*ip));
         let ip = match spec.ip {
             Some(ip) if used(ip) => bail!("pod '{}': {ip} is in use", spec.short),
             Some(ip) => ip,
-            None => hosts
-                .find(|ip| !used(*ip))
-                .with_context(|| format!("no free address in {}", node.pod_cidr))?,
+            None => free
+                .next()
+                .with_context(|| format!("no free pod address on {}", node.name))?,
         };
         let seed = format!("{}/{}/{ip}", spec.namespace, spec.short);
         let pod = Pod::new(spec, &self.name, ip, self.wiring.host_interface(&seed));
@@ -244,8 +281,25 @@ impl Lab {
         let node = &self.topology.nodes[pod.node()];
         let space = pod.netns();
         let lines = self.wiring.pod_lines(node, pod, space.name());
-        self.node(pod.node()).ip(&lines.node)?;
+        let host = self.node(pod.node());
+        host.ip(&lines.node)?;
+        let settings = lines.node_sysctls.iter();
+        let settings: Vec<_> = settings.map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        host.sysctls(&settings)?;
+        if let Some(route) = self.vnet_route(pod) {
+            self.fabric().ip(&[format!("route add {route}")])?;
+        }
         space.ip(&lines.pod)
+    }
+
+    /// How the network delivers to `pod`: by an entry of its own where pods are in the nodes'
+    /// subnet, as the secondary addresses of Azure's interfaces are.
+    pub(super) fn vnet_route(&self, pod: &Pod) -> Option<String> {
+        let node = &self.topology.nodes[pod.node()];
+        match node.pod_cidr {
+            Some(_) => None,
+            None => Some(format!("{}/32 via {}", pod.ip(), node.ip)),
+        }
     }
 
     /// Writes what the DNS server knows: a JSON object of name to addresses.
@@ -264,6 +318,7 @@ impl Lab {
         std::fs::rename(&new, &path).with_context(|| format!("writing {}", path.display()))
     }
 
+    /// Tells the API server, where there is one, of an object.
     pub(super) fn apply(&self, object: impl FnOnce() -> Value) -> Result<()> {
         match &self.api {
             Some(api) => api.apply(object()),

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::agent::{Agent, socket_in};
 use super::process::{binary, spawn_here};
-use super::{Lab, RUN_ROOT, live};
+use super::{Lab, Model, RUN_ROOT, live};
 
 /// The pause between two rounds of traffic.
 const ROUND_PAUSE: Duration = Duration::from_secs(2);
@@ -29,6 +29,9 @@ pub struct DemoOptions {
     /// The lab's name, when several are to run
     #[arg(long, default_value = "demo")]
     pub name: String,
+    /// The network model
+    #[arg(long, value_enum, default_value_t)]
+    pub topology: Model,
     /// Start no agents: only the cluster and its traffic
     #[arg(long)]
     pub no_agents: bool,
@@ -44,6 +47,7 @@ pub fn run(options: &DemoOptions) -> Result<()> {
     let start = Instant::now();
     let mut builder = super::LabBuilder::new(&options.name)
         .exact_name()
+        .topology(options.topology)
         .promiscuous_bridge(options.promiscuous);
     if options.real {
         builder = builder.real();
@@ -154,8 +158,9 @@ fn observe(agents: &[Agent]) -> Result<Child> {
 fn intro(lab: &Lab, took: Duration) -> String {
     let topology = lab.topology();
     let mut text = format!(
-        "A kubenet cluster of {} nodes, up in {:.1} s. Traffic plays every few seconds; each\n\
+        "A cluster with {} and {} nodes, up in {:.1} s. Traffic plays every few seconds; each\n\
          line below is a flow as the agents saw it. Ctrl-C ends and removes everything.\n\n",
+        topology.model.as_str(),
         topology.nodes.len(),
         took.as_secs_f64()
     );
@@ -166,8 +171,12 @@ fn intro(lab: &Lab, took: Duration) -> String {
             text += &format!("         {} {ip} {interface}\n", pod.name());
         }
     }
+    let seen = match topology.model {
+        Model::AzureCni => "it sees pods, the other the node's address",
+        Model::Kubenet | Model::Overlay => "both see the node's address",
+    };
     text += &format!(
-        "  vm     {} on the VNet, onprem {} behind it: both see the node's address\n\n\
+        "  vm     {} on the VNet, onprem {} behind it: {seen}\n\n\
          In another terminal:\n\
          \x20 cargo xtask lab -- observe --last 20 -o json\n\
          \x20 cargo xtask lab -- observe --follow --snat\n\

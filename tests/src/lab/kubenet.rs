@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use super::masq::MasqConfig;
+use super::model::Model;
 use super::names;
 use super::pods::Pod;
 use super::topology::{Machine, NodeSpec, Topology};
@@ -13,29 +15,48 @@ use super::wiring::{PodLines, Wiring};
 const BRIDGE: &str = "cbr0";
 
 /// A constant prefix: lengths above 32 do not occur in this file.
-fn net(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
+pub(super) fn net(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
+}
+
+/// The names of the nodes in the AKS networking labs.
+pub(super) const NODE_NAMES: [&str; 2] = [
+    "aks-nodepool1-11743156-vmss000000",
+    "aks-pool2-13111960-vmss000000",
+];
+
+/// Two nodes with a pod range each, as kubenet and overlay have them.
+pub(super) fn two_nodes() -> Vec<NodeSpec> {
+    let ip = Ipv4Addr::new;
+    vec![
+        NodeSpec::with_cidr(NODE_NAMES[0], ip(10, 224, 0, 4), net(10, 244, 0, 0, 24)),
+        NodeSpec::with_cidr(NODE_NAMES[1], ip(10, 224, 0, 5), net(10, 244, 1, 0, 24)),
+    ]
+}
+
+/// The way to each node's pod range.
+pub(super) fn pod_routes(nodes: &[NodeSpec]) -> Vec<(Ipv4Net, Ipv4Addr)> {
+    let routes = nodes.iter().map(|node| Some((node.pod_cidr?, node.ip)));
+    routes.flatten().collect()
+}
+
+/// The bridge's address, the first of the node's pod range, with the prefix.
+fn bridge_address(node: &NodeSpec) -> Ipv4Net {
+    let cidr = node.pod_cidr.unwrap_or_default();
+    let first = cidr.hosts().next().unwrap_or(cidr.network());
+    Ipv4Net::new(first, cidr.prefix_len()).unwrap_or(cidr)
 }
 
 /// The kubenet cluster of the AKS networking labs.
 pub fn topology() -> Topology {
     let ip = Ipv4Addr::new;
-    let nodes: Vec<NodeSpec> = vec![
-        NodeSpec {
-            name: "aks-nodepool1-11743156-vmss000000".to_owned(),
-            ip: ip(10, 224, 0, 4),
-            pod_cidr: net(10, 244, 0, 0, 24),
-        },
-        NodeSpec {
-            name: "aks-pool2-13111960-vmss000000".to_owned(),
-            ip: ip(10, 224, 0, 5),
-            pod_cidr: net(10, 244, 1, 0, 24),
-        },
-    ];
+    let nodes = two_nodes();
     Topology {
+        model: Model::Kubenet,
+        vnet: net(10, 224, 0, 0, 12),
         subnet: net(10, 224, 0, 0, 16),
         gateway: ip(10, 224, 0, 1),
-        routes: nodes.iter().map(|n| (n.pod_cidr, n.ip)).collect(),
+        routes: pod_routes(&nodes),
         nodes,
         pod_range: net(10, 244, 0, 0, 16),
         service_range: net(10, 0, 0, 0, 16),
@@ -66,13 +87,16 @@ pub struct Kubenet {
 
 impl Wiring for Kubenet {
     fn node_lines(&self, node: &NodeSpec) -> Vec<String> {
-        let (gateway, prefix) = (node.pod_gateway(), node.pod_cidr.prefix_len());
+        let address = bridge_address(node);
         let mut lines = vec![
             // Without snooping the bridge joins no multicast group: its reports are packets
             // that nobody asked for, seconds later.
             format!("link add {BRIDGE} type bridge mcast_snooping 0"),
-            format!("link set {BRIDGE} address {}", names::pod_mac(gateway)),
-            format!("addr add {gateway}/{prefix} dev {BRIDGE}"),
+            format!(
+                "link set {BRIDGE} address {}",
+                names::pod_mac(address.addr())
+            ),
+            format!("addr add {address} dev {BRIDGE}"),
             format!("link set {BRIDGE} up"),
         ];
         if self.promiscuous {
@@ -87,7 +111,8 @@ impl Wiring for Kubenet {
         if !self.promiscuous || !self.ebtables {
             return Vec::new();
         }
-        let gateway = node.pod_gateway();
+        let address = bridge_address(node);
+        let (gateway, cidr) = (address.addr(), address.trunc());
         let from_bridge = format!(
             "ebtables -t filter -A KUBE-DEDUP -p IPv4 -s {} -o veth+ --ip-src",
             names::pod_mac(gateway)
@@ -96,7 +121,7 @@ impl Wiring for Kubenet {
             "ebtables -t filter -N KUBE-DEDUP -P RETURN".to_owned(),
             "ebtables -t filter -A OUTPUT -j KUBE-DEDUP".to_owned(),
             format!("{from_bridge} {gateway} -j ACCEPT"),
-            format!("{from_bridge} {} -j DROP", node.pod_cidr),
+            format!("{from_bridge} {cidr} -j DROP"),
         ]
         .iter()
         .map(|line| line.split(' ').map(str::to_owned).collect())
@@ -109,6 +134,7 @@ impl Wiring for Kubenet {
 
     fn pod_lines(&self, node: &NodeSpec, pod: &Pod, pod_netns: &str) -> PodLines {
         let host = pod.host_interface();
+        let bridge = bridge_address(node);
         let mut lines = vec![
             format!(
                 "link add {host} type veth peer name eth0 address {} netns {pod_netns}",
@@ -124,18 +150,15 @@ impl Wiring for Kubenet {
             node: lines,
             pod: vec![
                 "link set lo up".to_owned(),
-                format!(
-                    "addr add {}/{} dev eth0",
-                    pod.ip(),
-                    node.pod_cidr.prefix_len()
-                ),
+                format!("addr add {}/{} dev eth0", pod.ip(), bridge.prefix_len()),
                 "link set eth0 up".to_owned(),
-                format!("route add default via {} dev eth0", node.pod_gateway()),
+                format!("route add default via {} dev eth0", bridge.addr()),
             ],
+            node_sysctls: Vec::new(),
         }
     }
 
-    fn masquerade_rules(&self, topology: &Topology) -> Vec<String> {
+    fn masquerade_rules(&self, topology: &Topology, _: Option<&MasqConfig>) -> Vec<String> {
         vec![format!(
             "-A POSTROUTING ! -d {} -m comment --comment \
              \"kubenet: SNAT for outbound traffic from cluster\" \

@@ -16,18 +16,26 @@
 
 mod agent;
 mod api;
+mod azure;
 mod builder;
 mod capture;
+mod cloud;
 mod cluster;
 pub(crate) mod control_plane;
+mod daemon;
 pub mod demo;
 mod kubenet;
+mod masq;
+mod model;
 pub(crate) mod names;
 pub(crate) mod netns;
 mod objects;
+mod plans;
 mod pods;
+mod probes;
 mod process;
 pub mod programs;
+mod readiness;
 mod real_services;
 pub(crate) mod relay;
 pub(crate) mod rules;
@@ -52,13 +60,18 @@ use crate::real::RealControlPlane;
 pub use agent::Agent;
 pub use builder::{LabBuilder, is_root};
 pub use capture::{BothWays, Capture, Captured, Frame};
+pub use cloud::LoadBalancer;
 use control_plane::ControlPlane;
+pub use masq::MasqConfig;
+pub use model::Model;
 pub use names::{NAMESPACE_PREFIX, namespace_prefix};
 pub use netns::{Netns, with_prefix};
 pub use pods::{Pod, PodSpec};
+pub use probes::{Probe, ProbeKind};
 pub use process::{Finished, Proc, binary, exec_in, lab_command};
+pub use programs::plan::ProbeHandler;
 pub use run_dir::{RUN_ROOT, clean_stale, live};
-pub use services::{Protocol, Service, ServicePort};
+pub use services::{ClusterProbe, Protocol, Service, ServicePort, TrafficPolicy};
 pub use topology::{Machine, NodeSpec, Topology};
 pub use traffic::{Play, Played};
 use wiring::Wiring;
@@ -76,6 +89,8 @@ pub struct Lab {
     topology: Topology,
     wiring: Box<dyn Wiring>,
     state: Mutex<State>,
+    cloud: Mutex<plans::Cloud>,
+    daemons: Mutex<daemon::Daemons>,
     relays: Mutex<Vec<relay::Relay>>,
     api: Option<Box<dyn ControlPlane>>,
     started: AtomicU32,
@@ -90,6 +105,8 @@ struct State {
     processes: HashMap<String, Vec<Proc>>,
     /// What pods started with, by the same.
     entrypoints: HashMap<String, Proc>,
+    /// What the nodes' ip-masq-agent rules follow.
+    masq: Option<MasqConfig>,
 }
 
 impl Lab {
@@ -206,13 +223,19 @@ impl Lab {
         self.fabric().ip(&[format!("route del {range}")])
     }
 
-    /// Puts a route of the topology back into the fabric's route table.
+    /// Puts a route of the topology, or of a pod in the nodes' subnet (`ADDRESS/32`), back
+    /// into the fabric's route table.
     pub fn restore_route(&self, range: &str) -> Result<()> {
         let mut routes = self.topology.routes.iter();
-        let Some((to, via)) = routes.find(|(to, _)| to.to_string() == range) else {
+        if let Some((to, via)) = routes.find(|(to, _)| to.to_string() == range) {
+            return self.fabric().ip(&[format!("route add {to} via {via}")]);
+        }
+        let pods = self.pods();
+        let mut lines = pods.iter().filter_map(|pod| self.vnet_route(pod));
+        let Some(route) = lines.find(|route| route.split(' ').next() == Some(range)) else {
             bail!("no route to {range} in this lab's topology");
         };
-        self.fabric().ip(&[format!("route add {to} via {via}")])
+        self.fabric().ip(&[format!("route add {route}")])
     }
 
     /// A file name without extension for the output of a process, not used before.
@@ -233,6 +256,7 @@ impl Drop for Lab {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
+        self.lock_daemons().clear();
         {
             let mut state = self.lock();
             state.processes.clear();

@@ -85,6 +85,13 @@ pub fn uid(seed: &str) -> String {
     )
 }
 
+/// A node port made from `seed`, of the range that Kubernetes takes them from by default
+/// (30000 to 32767).
+pub fn node_port(seed: &str) -> u16 {
+    let offset = fnv1a(seed) % 2768;
+    u16::try_from(30_000 + offset).unwrap_or(30_000)
+}
+
 /// FNV-1a, 64 bits (draft-eastlake-fnv): a stable hash, unlike the standard library's.
 fn fnv1a(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {

@@ -16,7 +16,13 @@ const CREATED: &str = "2026-01-05T08:00:00Z";
 const KUBELET_VERSION: &str = "v1.32.6";
 
 /// Programs that run on each node's own network in AKS.
-const HOST_NETWORK_PODS: [&str; 2] = ["kube-proxy", "azure-ip-masq-agent"];
+const HOST_NETWORK_PODS: [&str; 5] = [
+    "kube-proxy",
+    "azure-ip-masq-agent",
+    "cloud-node-manager",
+    "csi-azuredisk-node",
+    "csi-azurefile-node",
+];
 
 /// The namespaces.
 pub fn namespaces() -> Vec<Value> {
@@ -42,21 +48,29 @@ pub fn node(spec: &NodeSpec) -> Value {
         "kubernetes.azure.com/agentpool": pool,
         "kubernetes.azure.com/network-policy": "none",
     });
+    let mut node_spec = json!({
+        "providerID": format!("azure:///virtualMachineScaleSets/{}", spec.name),
+    });
+    if let Some(cidr) = spec.pod_cidr {
+        node_spec["podCIDR"] = json!(cidr.to_string());
+        node_spec["podCIDRs"] = json!([cidr.to_string()]);
+    }
+    // maxPods of AKS: 30 where pods take addresses of the subnet.
+    let pods = match spec.pod_cidr {
+        Some(_) => "110",
+        None => "30",
+    };
     json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": metadata(None, &spec.name, labels),
-        "spec": {
-            "podCIDR": spec.pod_cidr.to_string(),
-            "podCIDRs": [spec.pod_cidr.to_string()],
-            "providerID": format!("azure:///virtualMachineScaleSets/{}", spec.name),
-        },
+        "spec": node_spec,
         "status": {
             "addresses": [
                 {"type": "InternalIP", "address": spec.ip.to_string()},
                 {"type": "Hostname", "address": spec.name},
             ],
-            "allocatable": {"pods": "110", "cpu": "1900m", "memory": "5368160Ki"},
-            "capacity": {"pods": "110", "cpu": "2", "memory": "8123456Ki"},
+            "allocatable": {"pods": pods, "cpu": "1900m", "memory": "5368160Ki"},
+            "capacity": {"pods": pods, "cpu": "2", "memory": "8123456Ki"},
             "conditions": [{
                 "type": "Ready", "status": "True", "reason": "KubeletReady",
                 "message": "kubelet is posting ready status",
@@ -96,6 +110,19 @@ pub fn pod(topology: &Topology, pod: &Pod) -> Value {
         json!(ports),
     );
     own(&mut object, "ReplicaSet", &pod.replica_set());
+    for probe in &spec.probes {
+        object["spec"]["containers"][0][probe.kind.field()] = probe.json();
+    }
+    if !pod.is_ready() {
+        for condition in ["Ready", "ContainersReady"] {
+            set_false(&mut object["status"]["conditions"], condition);
+        }
+        object["status"]["containerStatuses"][0]["ready"] = json!(false);
+    }
+    if pod.is_terminating() {
+        object["metadata"]["deletionTimestamp"] = json!(CREATED);
+        object["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+    }
     object
 }
 
@@ -139,15 +166,11 @@ pub fn service(service: &Service) -> Value {
             value
         })
         .collect();
-    let kind = match service.is_node_port() {
-        true => "NodePort",
-        false => "ClusterIP",
-    };
     let mut object = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": metadata(Some(&service.namespace), &service.name, json!({})),
         "spec": {
-            "type": kind,
+            "type": service.kind(),
             "clusterIP": service.cluster_ip.to_string(),
             "clusterIPs": [service.cluster_ip.to_string()],
             "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
@@ -156,8 +179,24 @@ pub fn service(service: &Service) -> Value {
         },
         "status": {"loadBalancer": {}},
     });
-    if service.is_node_port() {
-        object["spec"]["externalTrafficPolicy"] = json!("Cluster");
+    if service.is_external() {
+        object["spec"]["externalTrafficPolicy"] = json!(service.policy.as_str());
+    }
+    if let Some(port) = service.health_check_port() {
+        object["spec"]["healthCheckNodePort"] = json!(port);
+    }
+    if let Some(seconds) = service.affinity_seconds {
+        object["spec"]["sessionAffinity"] = json!("ClientIP");
+        object["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": seconds}});
+    }
+    if let Some(vip) = service.vip {
+        object["spec"]["allocateLoadBalancerNodePorts"] = json!(true);
+        object["metadata"]["annotations"] = json!({
+            "service.beta.kubernetes.io/azure-load-balancer-internal": "true",
+        });
+        object["status"]["loadBalancer"] = json!({"ingress": [
+            {"ip": vip.to_string(), "ipMode": "VIP"},
+        ]});
     }
     if let Some((key, value)) = &service.selector {
         object["spec"]["selector"] = json!({key: value});
@@ -182,7 +221,10 @@ pub fn endpoint_slice(topology: &Topology, service: &Service, pods: &[Pod]) -> V
         .map(|endpoint| {
             let mut value = json!({
                 "addresses": [endpoint.ip.to_string()],
-                "conditions": {"ready": true, "serving": true, "terminating": false},
+                "conditions": {
+                    "ready": endpoint.ready(), "serving": endpoint.serving(),
+                    "terminating": endpoint.terminating(),
+                },
             });
             if let Some(pod) = endpoint.pod {
                 value["nodeName"] = json!(topology.nodes[pod.node()].name);
@@ -214,7 +256,18 @@ pub fn endpoint_slice(topology: &Topology, service: &Service, pods: &[Pod]) -> V
     })
 }
 
-fn metadata(namespace: Option<&str>, name: &str, labels: Value) -> Value {
+/// Makes the condition `kind` of `conditions` false, as kubelet words it.
+fn set_false(conditions: &mut Value, kind: &str) {
+    let all = conditions.as_array_mut().into_iter().flatten();
+    for condition in all.filter(|condition| condition["type"] == kind) {
+        condition["status"] = json!("False");
+        condition["reason"] = json!("ContainersNotReady");
+        condition["message"] = json!("containers with unready status");
+    }
+}
+
+/// Metadata of an object; its uid is made from its name.
+pub(super) fn metadata(namespace: Option<&str>, name: &str, labels: Value) -> Value {
     let seed = format!("{}/{name}", namespace.unwrap_or_default());
     let mut value = json!({
         "name": name, "uid": names::uid(&seed), "creationTimestamp": CREATED, "labels": labels,

@@ -2,14 +2,17 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 
 use super::names;
 use super::netns::Netns;
+use super::probes::Probe;
 use super::process::{Finished, Proc, lab_command};
 use super::run_dir::RUN_ROOT;
 use super::services::Protocol;
+use super::topology::Topology;
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -32,6 +35,8 @@ pub struct PodSpec {
     pub programs: Vec<Vec<String>>,
     /// A program of the lab binary that starts the moment the pod's interface is usable.
     pub entrypoint: Option<Vec<String>>,
+    /// What the kubelet probes.
+    pub probes: Vec<Probe>,
 }
 
 impl PodSpec {
@@ -48,6 +53,7 @@ impl PodSpec {
             ports: Vec::new(),
             programs: Vec::new(),
             entrypoint: None,
+            probes: Vec::new(),
         }
     }
 
@@ -103,6 +109,14 @@ impl PodSpec {
         self
     }
 
+    /// Has the kubelet of its node probe it; a probe replaces another of its kind.
+    #[must_use]
+    pub fn probe(mut self, probe: Probe) -> Self {
+        self.probes.retain(|other| other.kind != probe.kind);
+        self.probes.push(probe);
+        self
+    }
+
     /// An application server: HTTP on TCP 8080, echo on UDP 9000.
     #[must_use]
     pub fn serving(self) -> Self {
@@ -125,6 +139,8 @@ struct Inner {
     lab: String,
     ip: Ipv4Addr,
     host_interface: String,
+    ready: AtomicBool,
+    terminating: AtomicBool,
 }
 
 impl Pod {
@@ -135,6 +151,8 @@ impl Pod {
                 lab: lab.to_owned(),
                 ip,
                 host_interface,
+                ready: AtomicBool::new(true),
+                terminating: AtomicBool::new(false),
             }),
         }
     }
@@ -147,6 +165,26 @@ impl Pod {
     /// Its name in the lab.
     pub fn short(&self) -> &str {
         &self.inner.spec.short
+    }
+
+    /// Whether its condition Ready is true.
+    pub fn is_ready(&self) -> bool {
+        self.inner.ready.load(Ordering::SeqCst)
+    }
+
+    /// Whether it is being ended.
+    pub fn is_terminating(&self) -> bool {
+        self.inner.terminating.load(Ordering::SeqCst)
+    }
+
+    /// Sets whether it is ready; the lab tells nodes and API server.
+    pub(super) fn mark_ready(&self, ready: bool) {
+        self.inner.ready.store(ready, Ordering::SeqCst);
+    }
+
+    /// Says that it is being ended.
+    pub(super) fn mark_terminating(&self) {
+        self.inner.terminating.store(true, Ordering::SeqCst);
     }
 
     /// The index of its node.
@@ -241,17 +279,17 @@ pub(super) fn wait_listening(processes: &mut [Proc]) -> Result<()> {
         .try_for_each(|process| process.wait_output("\"listening\"", super::READY_TIMEOUT))
 }
 
-/// The pods that every lab starts with.
-pub fn standard() -> Vec<PodSpec> {
-    let ip = Ipv4Addr::new;
+/// The pods that every lab starts with: in kubenet web is 10.244.0.15, coredns 10.244.0.3.
+pub fn standard(topology: &Topology) -> Vec<PodSpec> {
+    let ip = |node, nth| topology.pod_ip(node, nth);
     vec![
-        PodSpec::new("web", 0).ip(ip(10, 244, 0, 15)).serving(),
-        PodSpec::new("web2", 0).ip(ip(10, 244, 0, 16)).serving(),
-        PodSpec::new("api", 1).ip(ip(10, 244, 1, 15)).serving(),
+        PodSpec::new("web", 0).ip(ip(0, 13)).serving(),
+        PodSpec::new("web2", 0).ip(ip(0, 14)).serving(),
+        PodSpec::new("api", 1).ip(ip(1, 13)).serving(),
         PodSpec::new("coredns", 0)
             .namespace("kube-system")
             .label("k8s-app", "kube-dns")
-            .ip(ip(10, 244, 0, 3))
+            .ip(ip(0, 1))
             .port("dns", Protocol::Udp, 53)
             .port("dns-tcp", Protocol::Tcp, 53)
             .program(&["dns", "--listen", "0.0.0.0:53", "--zone", "{run}/zone.json"]),

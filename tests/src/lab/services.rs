@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::names;
 use super::pods::Pod;
 
 /// A transport protocol, as Kubernetes writes it.
@@ -29,6 +30,36 @@ impl Protocol {
             Self::Udp => "udp",
         }
     }
+}
+
+/// `externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    /// Any endpoint of the cluster; the client's address is lost.
+    #[default]
+    Cluster,
+    /// Only endpoints on the node that the packet came to; the client's address is kept.
+    Local,
+}
+
+impl TrafficPolicy {
+    /// As Kubernetes writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cluster => "Cluster",
+            Self::Local => "Local",
+        }
+    }
+}
+
+/// What the cloud's load balancer probes for a service of policy Cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClusterProbe {
+    /// The service's first TCP node port.
+    #[default]
+    NodePort,
+    /// kube-proxy's `:10256/healthz`.
+    KubeProxy,
 }
 
 /// A port of a service.
@@ -61,6 +92,16 @@ pub struct Service {
     pub cluster_ip: Ipv4Addr,
     /// Its ports.
     pub ports: Vec<ServicePort>,
+    /// The load balancer's address, for a LoadBalancer service.
+    pub vip: Option<Ipv4Addr>,
+    /// Which endpoints traffic from outside reaches.
+    pub policy: TrafficPolicy,
+    /// `healthCheckNodePort`, with policy Local and a load balancer.
+    pub health_port: Option<u16>,
+    /// How long a client stays with its endpoint, in seconds; none without session affinity.
+    pub affinity_seconds: Option<u32>,
+    /// What the load balancer probes with policy Cluster.
+    pub cluster_probe: ClusterProbe,
 }
 
 /// An endpoint of a service.
@@ -70,6 +111,23 @@ pub struct Endpoint<'a> {
     pub ip: Ipv4Addr,
     /// The pod that has it.
     pub pod: Option<&'a Pod>,
+}
+
+impl Endpoint<'_> {
+    /// Whether it takes new connections: it serves, and does not end.
+    pub fn ready(&self) -> bool {
+        self.serving() && !self.terminating()
+    }
+
+    /// Whether its pod is ready.
+    pub fn serving(&self) -> bool {
+        self.pod.is_none_or(Pod::is_ready)
+    }
+
+    /// Whether its pod is being ended.
+    pub fn terminating(&self) -> bool {
+        self.pod.is_some_and(Pod::is_terminating)
+    }
 }
 
 impl Service {
@@ -82,7 +140,52 @@ impl Service {
             fixed_endpoints: Vec::new(),
             cluster_ip,
             ports: Vec::new(),
+            vip: None,
+            policy: TrafficPolicy::Cluster,
+            health_port: None,
+            affinity_seconds: None,
+            cluster_probe: ClusterProbe::NodePort,
         }
+    }
+
+    /// Gives it a load balancer at `vip`, and node ports to its ports so far that have none.
+    #[must_use]
+    pub fn load_balancer(mut self, vip: Ipv4Addr) -> Self {
+        self.vip = Some(vip);
+        let name = format!("{}/{}", self.namespace, self.name);
+        for port in &mut self.ports {
+            let seed = format!("{name}:{}", port.name);
+            port.node_port.get_or_insert(names::node_port(&seed));
+        }
+        self
+    }
+
+    /// Sets policy Local; `health_port` is where each node tells of its endpoints.
+    #[must_use]
+    pub fn local(mut self, health_port: u16) -> Self {
+        self.policy = TrafficPolicy::Local;
+        self.health_port = Some(health_port);
+        self
+    }
+
+    /// Keeps clients with their endpoint for `seconds` (`sessionAffinity: ClientIP`).
+    #[must_use]
+    pub fn session_affinity(mut self, seconds: u32) -> Self {
+        self.affinity_seconds = Some(seconds);
+        self
+    }
+
+    /// Has the load balancer probe kube-proxy instead of the node port.
+    #[must_use]
+    pub fn probe_kube_proxy(mut self) -> Self {
+        self.cluster_probe = ClusterProbe::KubeProxy;
+        self
+    }
+
+    /// The health-check node port that is in use.
+    pub fn health_check_port(&self) -> Option<u16> {
+        let local = self.policy == TrafficPolicy::Local && self.vip.is_some();
+        self.health_port.filter(|_| local)
     }
 
     /// Adds a port.
@@ -107,9 +210,28 @@ impl Service {
         self
     }
 
-    /// Whether it is of type NodePort.
-    pub fn is_node_port(&self) -> bool {
-        self.ports.iter().any(|port| port.node_port.is_some())
+    /// Whether it can be reached from outside by a node port or a load balancer.
+    pub fn is_external(&self) -> bool {
+        self.vip.is_some() || self.ports.iter().any(|port| port.node_port.is_some())
+    }
+
+    /// `spec.type`.
+    pub fn kind(&self) -> &'static str {
+        match (self.vip, self.is_external()) {
+            (Some(_), _) => "LoadBalancer",
+            (None, true) => "NodePort",
+            (None, false) => "ClusterIP",
+        }
+    }
+
+    /// The endpoints that traffic may go to: the ready ones, or while there is none, those
+    /// that end but still serve (kube-proxy, `CategorizeEndpoints`).
+    pub fn usable<'a>(&self, pods: &'a [Pod], node: Option<usize>) -> Vec<Endpoint<'a>> {
+        let mut all = self.endpoints(pods);
+        all.retain(|e| node.is_none() || e.pod.map(Pod::node) == node);
+        let ready = all.iter().any(Endpoint::ready);
+        all.retain(|e| e.ready() || (!ready && e.serving() && e.terminating()));
+        all
     }
 
     /// Its endpoints among `pods`, in the pods' order.

@@ -4,11 +4,16 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use super::model::Model;
 use super::names;
 
 /// Machines and ranges of one cluster.
 #[derive(Clone, Debug)]
 pub struct Topology {
+    /// How pods are connected.
+    pub model: Model,
+    /// The virtual network that nodes and VM are in.
+    pub vnet: Ipv4Net,
     /// The nodes' subnet.
     pub subnet: Ipv4Net,
     /// The fabric's address in it, every machine's default gateway.
@@ -38,17 +43,29 @@ pub struct NodeSpec {
     pub name: String,
     /// Its address on eth0.
     pub ip: Ipv4Addr,
-    /// The range its pods' addresses are taken from.
-    pub pod_cidr: Ipv4Net,
+    /// The range its pods' addresses are taken from; none where pods are in the nodes' subnet.
+    pub pod_cidr: Option<Ipv4Net>,
+    /// The first and the last address that a pod on it can get.
+    pub pod_pool: (Ipv4Addr, Ipv4Addr),
 }
 
 impl NodeSpec {
-    /// The first address of the pod range: the bridge's, where there is a bridge.
-    pub fn pod_gateway(&self) -> Ipv4Addr {
-        self.pod_cidr
-            .hosts()
-            .next()
-            .unwrap_or(self.pod_cidr.network())
+    /// A node with a pod range of its own: pods get all of it but the first address.
+    pub fn with_cidr(name: &str, ip: Ipv4Addr, cidr: Ipv4Net) -> Self {
+        let hosts = u32::from(cidr.network());
+        let last = u32::from(cidr.broadcast()).saturating_sub(1);
+        Self {
+            name: name.to_owned(),
+            ip,
+            pod_cidr: Some(cidr),
+            pod_pool: (Ipv4Addr::from(hosts + 2), Ipv4Addr::from(last)),
+        }
+    }
+
+    /// The addresses that pods on it can get.
+    pub fn pod_addresses(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        let (first, last) = self.pod_pool;
+        (u32::from(first)..=u32::from(last)).map(Ipv4Addr::from)
     }
 }
 
@@ -74,8 +91,11 @@ impl Machine {
     }
 }
 
-/// Interface names of the fabric's side.
+/// The fabric's switch.
 const SWITCH: &str = "vnet";
+
+/// The fabric's interface that swallows packets for load balancers without healthy nodes.
+pub const VOID: &str = "void";
 
 /// The namespace of node `index` by its role.
 pub fn node_role(index: usize) -> String {
@@ -83,6 +103,38 @@ pub fn node_role(index: usize) -> String {
 }
 
 impl Topology {
+    /// The kubenet cluster.
+    pub fn kubenet() -> Self {
+        super::kubenet::topology()
+    }
+
+    /// The Azure CNI cluster: pods in the nodes' subnet.
+    pub fn azure_cni() -> Self {
+        super::azure::cni_topology()
+    }
+
+    /// The Azure CNI Overlay cluster.
+    pub fn overlay() -> Self {
+        super::azure::overlay_topology()
+    }
+
+    /// The `number`-th address for load balancers: the nodes' subnet from its 200th address on.
+    pub fn vip(&self, number: u8) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.subnet.network()) + 200 + u32::from(number))
+    }
+
+    /// The `nth` address of pods on node `node`; unspecified when there is none.
+    pub fn pod_ip(&self, node: usize, nth: usize) -> Ipv4Addr {
+        let node = self.nodes.get(node);
+        node.and_then(|node| node.pod_addresses().nth(nth))
+            .unwrap_or(Ipv4Addr::UNSPECIFIED)
+    }
+
+    /// The index of the node called `name`.
+    pub fn node_index(&self, name: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.name == name)
+    }
+
     /// Roles of the namespaces without pods: fabric, nodes, machines.
     pub fn roles(&self) -> Vec<String> {
         let mut roles = vec!["fabric".to_owned()];
@@ -114,19 +166,35 @@ impl Topology {
         port(&self.vm.role, self.vm.ip());
         port(&self.onprem.role, self.onprem.ip());
         let in_vnet = (0..self.nodes.len()).map(node_role);
-        lines.extend(
-            in_vnet
-                .chain([self.vm.role.clone()])
-                .map(|role| format!("link set {role} master {SWITCH}")),
-        );
+        lines.extend(in_vnet.chain([self.vm.role.clone()]).flat_map(|role| {
+            [
+                format!("link set {role} master {SWITCH}"),
+                // Nothing is switched from port to port: as in Azure's network, the
+                // gateway's hardware address answers for everybody, and routes.
+                format!("link set {role} type bridge_slave isolated on"),
+            ]
+        }));
         lines.push(format!(
             "addr add {}/{} dev {SWITCH}",
             self.gateway,
             self.subnet.prefix_len()
         ));
+        if self.vm.gateway() != self.gateway {
+            let prefix = self.vm.address.prefix_len();
+            lines.push(format!(
+                "addr add {}/{prefix} dev {SWITCH}",
+                self.vm.gateway()
+            ));
+        }
         let platform = self.platform.iter();
         lines.extend(platform.map(|ip| format!("addr add {ip}/32 dev {SWITCH}")));
         lines.push(format!("link set {SWITCH} up"));
+        // What is sent here is gone without a word.
+        lines.push(format!(
+            "link add {VOID} arp off type veth peer name {VOID}0 arp off"
+        ));
+        lines.push(format!("link set {VOID} up"));
+        lines.push(format!("link set {VOID}0 up"));
         lines.push(format!(
             "addr add {}/{} dev {}",
             self.onprem.gateway(),
@@ -178,6 +246,18 @@ pub const FABRIC_SYSCTLS: &[(&str, &str)] = &[
     ("net.ipv4.conf.all.send_redirects", "0"),
     ("net.ipv4.conf.default.send_redirects", "0"),
     ("net.bridge.bridge-nf-call-iptables", "0"),
+    ("net.ipv4.conf.all.rp_filter", "0"),
+    ("net.ipv4.conf.default.rp_filter", "0"),
+    // Flows stay on the node that their addresses and ports choose.
+    ("net.ipv4.fib_multipath_hash_policy", "1"),
+];
+
+/// Kernel parameters of the fabric's switch, once it is there: it answers for every address
+/// that it has a route to, at once.
+pub const SWITCH_SYSCTLS: &[(&str, &str)] = &[
+    ("net.ipv4.conf.vnet.proxy_arp", "1"),
+    ("net.ipv4.conf.vnet.proxy_arp_pvlan", "1"),
+    ("net.ipv4.neigh.vnet.proxy_delay", "0"),
 ];
 
 /// Kernel parameters of a node: what Kubernetes asks for, and the redirect settings of AKS

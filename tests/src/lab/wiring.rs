@@ -1,5 +1,6 @@
 //! What differs between network plugins: how pods hang on a node, what is masqueraded.
 
+use super::masq::MasqConfig;
 use super::pods::Pod;
 use super::topology::{NodeSpec, Topology};
 
@@ -10,6 +11,8 @@ pub struct PodLines {
     pub node: Vec<String>,
     /// In the pod's namespace.
     pub pod: Vec<String>,
+    /// Kernel parameters in the node's namespace, once the interfaces are there.
+    pub node_sysctls: Vec<(String, String)>,
 }
 
 /// A network plugin's way to wire a node. Addresses and routes between machines are the
@@ -28,8 +31,9 @@ pub trait Wiring: Send + Sync {
     fn pod_lines(&self, node: &NodeSpec, pod: &Pod, pod_netns: &str) -> PodLines;
 
     /// Rules of the nat table that masquerade what leaves the cluster, for
-    /// `iptables-restore`, after kube-proxy's own.
-    fn masquerade_rules(&self, topology: &Topology) -> Vec<String>;
+    /// `iptables-restore`, after kube-proxy's own. `masq` is the configuration in force where
+    /// the cluster has an ip-masq-agent.
+    fn masquerade_rules(&self, topology: &Topology, masq: Option<&MasqConfig>) -> Vec<String>;
 
     /// Whether the host side is a bridge port, usable once the bridge forwards on it.
     fn has_bridge(&self) -> bool;

@@ -18,6 +18,16 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
+/// Metadata that the server decides.
+const DECIDED: [&str; 6] = [
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "resourceVersion",
+    "generation",
+];
+
 /// The client and the runtime that it lives in.
 pub struct ApiClient {
     client: Client,
@@ -99,12 +109,14 @@ impl ApiClient {
     }
 
     /// Creates or replaces `object`, and its status where it has one. What the server decides
-    /// (identity, times) is taken out.
+    /// (identity, times) is taken out; one that has a time of deletion begins to end.
     pub fn apply(&self, mut object: Value) -> Result<()> {
         let path = path_of(&object)?;
+        let mut ending = false;
         let status = object.as_object_mut().and_then(|o| o.remove("status"));
         if let Some(metadata) = object["metadata"].as_object_mut() {
-            for decided in ["uid", "creationTimestamp", "resourceVersion", "generation"] {
+            ending = metadata.contains_key("deletionTimestamp");
+            for decided in DECIDED {
                 metadata.remove(decided);
             }
         }
@@ -119,6 +131,10 @@ impl ApiClient {
             let body = json!({"status": status});
             let path = format!("{path}/status");
             self.send(&Method::PATCH, &path, MERGE_PATCH, Some(&body))?;
+        }
+        if ending {
+            // With its period of grace, which no kubelet ends here.
+            self.send(&Method::DELETE, &path, JSON, None)?;
         }
         Ok(())
     }

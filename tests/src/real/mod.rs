@@ -14,6 +14,7 @@ mod client;
 mod credentials;
 mod keeper;
 mod plane;
+mod plugin;
 mod pool;
 mod proxy;
 
@@ -21,7 +22,7 @@ pub use assets::{Assets, ENV_ASSETS};
 pub use client::ApiClient;
 pub use keeper::keep;
 pub use plane::RealControlPlane;
-pub(crate) use proxy::{Expected, has_rules};
+pub(crate) use proxy::{Expected, PortRules};
 
 /// The variable that asks for the real control plane in every lab: `NODESCOPE_LAB=real`.
 pub const ENV_LAB: &str = "NODESCOPE_LAB";

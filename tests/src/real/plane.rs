@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::assets::Assets;
 use super::client::{ApiClient, collection};
+use super::plugin::PluginRules;
 use super::pool::Keeper;
 use super::proxy::Proxies;
 use crate::apiserver::kinds;
@@ -34,6 +35,7 @@ pub struct RealControlPlane {
     /// Objects as they were last written, by path: the same again is not written again.
     written: Mutex<HashMap<String, Value>>,
     proxies: Proxies,
+    plugin_rules: PluginRules,
 }
 
 impl RealControlPlane {
@@ -55,6 +57,7 @@ impl RealControlPlane {
             agent_token,
             written: Mutex::new(HashMap::new()),
             proxies: Proxies::new(assets.proxy),
+            plugin_rules: PluginRules::default(),
         })
     }
 
@@ -66,6 +69,11 @@ impl RealControlPlane {
     /// The kube-proxies.
     pub(crate) fn proxies(&self) -> &Proxies {
         &self.proxies
+    }
+
+    /// The network plugin's rules on the nodes.
+    pub(crate) fn plugin_rules(&self) -> &PluginRules {
+        &self.plugin_rules
     }
 
     fn keeper(&self) -> Result<&Keeper> {

@@ -1,13 +1,16 @@
 //! kube-proxy in each node's namespace, and the wait for its rules.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
-use crate::lab::{Netns, Proc, Service, Topology, wait_for};
+use crate::lab::{Netns, Proc, Topology, wait_for};
 
 /// How long kube-proxy may take to follow a change: some hundred milliseconds on an idle machine.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
@@ -18,9 +21,19 @@ pub(crate) struct Proxies {
     running: Mutex<Vec<Proc>>,
 }
 
-/// What the rules of a node must say: the `KUBE-SEP-…` chains of each service port
-/// (`namespace/service:port`), none where it has no endpoints.
-pub(crate) type Expected = BTreeMap<String, BTreeSet<String>>;
+/// What the rules of a node must say, by service port (`namespace/service:port`).
+pub(crate) type Expected = BTreeMap<String, PortRules>;
+
+/// The rules of a service port.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct PortRules {
+    /// The `KUBE-SEP-…` chains of its endpoints.
+    pub endpoints: BTreeSet<String>,
+    /// The load balancer's address.
+    pub vip: Option<Ipv4Addr>,
+    /// The port on the node.
+    pub node_port: Option<u16>,
+}
 
 impl Proxies {
     pub(crate) fn new(program: PathBuf) -> Self {
@@ -84,6 +97,15 @@ impl Proxies {
         })
     }
 
+    /// Waits until the health-check node port `port` in `netns` tells of `count` endpoints.
+    pub(crate) fn wait_health(&self, netns: &Netns, port: u16, count: usize) -> Result<()> {
+        let wanted = u64::try_from(count)?;
+        let what = format!("{count} endpoints at port {port} in {}", netns.name());
+        wait_for(&what, SYNC_TIMEOUT, || {
+            local_endpoints(netns, port).is_ok_and(|now| now == wanted)
+        })
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Proc>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,27 +117,55 @@ fn read(rules: &str, wanted: &Expected) -> Expected {
     for line in rules.lines() {
         let chain = line.split(' ').nth(1).unwrap_or_default();
         let comment = line.split('"').nth(1).unwrap_or_default();
-        let port = match chain {
-            "KUBE-SERVICES" => comment
-                .strip_suffix(" cluster IP")
-                .or_else(|| comment.strip_suffix(" has no endpoints")),
-            _ if chain.starts_with("KUBE-SEP-") => Some(comment),
-            _ => None,
+        // `namespace/service:port`, and in some chains what the rule is about.
+        let (port, about) = comment.split_once(' ').unwrap_or((comment, ""));
+        let matters = match chain {
+            "KUBE-SERVICES" => {
+                ["cluster IP", "loadbalancer IP", "has no endpoints"].contains(&about)
+            }
+            "KUBE-NODEPORTS" => about.is_empty(),
+            _ => chain.starts_with("KUBE-SEP-"),
         };
-        let Some(port) = port.filter(|port| wanted.contains_key(*port)) else {
+        if !matters || !wanted.contains_key(port) {
             continue;
-        };
-        let endpoints = found.entry(port.to_owned()).or_default();
-        if chain != "KUBE-SERVICES" {
-            endpoints.insert(chain.to_owned());
+        }
+        let rules = found.entry(port.to_owned()).or_default();
+        match chain {
+            "KUBE-SERVICES" if about == "loadbalancer IP" => {
+                let vip = argument(line, "-d").and_then(|net| net.strip_suffix("/32"));
+                rules.vip = vip.and_then(|ip| ip.parse().ok());
+            }
+            "KUBE-SERVICES" => {}
+            "KUBE-NODEPORTS" => {
+                rules.node_port = argument(line, "--dport").and_then(|port| port.parse().ok());
+            }
+            endpoint => {
+                rules.endpoints.insert(endpoint.to_owned());
+            }
         }
     }
     found
 }
 
-/// Whether anything of `service` is to be found in rules: a headless one has none.
-pub(crate) fn has_rules(service: &Service) -> bool {
-    !service.cluster_ip.is_unspecified()
+/// The word after `flag`.
+fn argument<'a>(line: &'a str, flag: &str) -> Option<&'a str> {
+    let mut words = line.split(' ').skip_while(|word| *word != flag);
+    words.nth(1)
+}
+
+/// The number of local endpoints that the health-check node port `port` tells of.
+fn local_endpoints(netns: &Netns, port: u16) -> Result<u64> {
+    let target = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let second = Duration::from_secs(1);
+    let mut stream = netns.enter(|| TcpStream::connect_timeout(&target, second))??;
+    stream.set_read_timeout(Some(second))?;
+    // HTTP/1.0: the answer ends with the connection.
+    write!(stream, "GET /healthz HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let body: Value = serde_json::from_str(body)?;
+    body["localEndpoints"].as_u64().context("no count")
 }
 
 #[cfg(test)]
@@ -125,18 +175,23 @@ mod tests {
     #[test]
     fn rules_of_kube_proxy_are_read() {
         let rules = "*nat\n:KUBE-SEP-AAAA - [0:0]\n\
+            -A KUBE-NODEPORTS -p tcp -m comment --comment \"default/web:http\" -m tcp --dport 30080 -j KUBE-SVC-A\n\
             -A KUBE-SERVICES ! -s 10.244.0.0/16 -d 10.0.0.1/32 -p tcp -m comment --comment \
             \"default/web:http cluster IP\" -m tcp --dport 80 -j KUBE-MARK-MASQ\n\
+            -A KUBE-SERVICES -d 10.224.0.9/32 -p tcp -m comment --comment \
+            \"default/web:http loadbalancer IP\" -m tcp --dport 80 -j KUBE-FW-A\n\
             -A KUBE-SEP-AAAA -p tcp -m comment --comment \"default/web:http\" -m tcp -j DNAT\n\
             -A KUBE-SEP-BBBB -p tcp -m comment --comment \"default/x:http\" -m tcp -j DNAT\n\
             *filter\n-A KUBE-SERVICES -d 10.0.9.9/32 -p tcp -m comment --comment \
             \"default/front:http has no endpoints\" -m tcp --dport 80 -j REJECT\n";
+        let web = PortRules {
+            endpoints: BTreeSet::from(["KUBE-SEP-AAAA".to_owned()]),
+            vip: Some(Ipv4Addr::new(10, 224, 0, 9)),
+            node_port: Some(30080),
+        };
         let expected = Expected::from([
-            (
-                "default/web:http".to_owned(),
-                BTreeSet::from(["KUBE-SEP-AAAA".to_owned()]),
-            ),
-            ("default/front:http".to_owned(), BTreeSet::new()),
+            ("default/web:http".to_owned(), web),
+            ("default/front:http".to_owned(), PortRules::default()),
         ]);
         assert_eq!(read(rules, &expected), expected);
     }

@@ -1,14 +1,18 @@
-//! The lab itself: does the cluster that it builds behave as a kubenet cluster does, and
-//! does it leave nothing behind?
+//! The lab itself: does the cluster that it builds behave as a real one of its network model
+//! does, and does it leave nothing behind?
 
+mod balancing;
 mod lifecycle;
+mod masquerade;
 mod network;
+mod probes;
+mod topologies;
 mod witnesses;
 
 use std::time::Duration;
 
 use anyhow::Result;
-use nodescope_tests::lab::{self, Lab, Netns};
+use nodescope_tests::lab::{self, Lab, LabBuilder, Model, Netns};
 use serde_json::Value;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,6 +25,24 @@ fn start(name: &str, promiscuous: bool) -> Result<Option<Lab>> {
     }
     let builder = Lab::builder(name).promiscuous_bridge(promiscuous);
     Ok(Some(builder.start()?))
+}
+
+/// A lab of that model, changed by `more`, or none where it cannot be built. Its load
+/// balancer probes often, so that tests are short.
+fn build(
+    name: &str,
+    model: Model,
+    more: impl FnOnce(LabBuilder) -> LabBuilder,
+) -> Result<Option<Lab>> {
+    if !lab::is_root() {
+        eprintln!("skipped: needs root");
+        return Ok(None);
+    }
+    let builder = Lab::builder(&format!("{name}{}", model.short()))
+        .topology(model)
+        .promiscuous_bridge(false)
+        .lb_probe(Duration::from_millis(100), 2);
+    Ok(Some(more(builder).start()?))
 }
 
 /// What the client of an HTTP request saw, and what the server told it.

@@ -198,7 +198,7 @@ pub fn one(agent: &Agent, what: &str, choose: impl Fn(&Record) -> bool) -> Resul
 /// Whether a record's original tuple is from and to these addresses (any port), TCP.
 pub fn between(record: &Record, from: &str, to: &str, port: u16) -> bool {
     record.tuple("/nat/original").is_some_and(|(src, dst)| {
-        src.ip().to_string() == from && dst == SocketAddr::new(to.parse().unwrap(), port)
+        src.ip().to_string() == from && dst.ip().to_string() == to && dst.port() == port
     })
 }
 

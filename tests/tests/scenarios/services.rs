@@ -49,6 +49,14 @@ fn scenario_17_cluster_ip_names_service_and_backend() -> Result<()> {
             &json!(backend.ip().to_string())
         );
         assert_eq!(record.ext("/class"), "pod-to-pod");
+        // Beside the client: handed from port to port, whatever way the neighbour was found.
+        let path = if backend.node() == 0 {
+            assert_eq!(record.hop("cbr0")?.both_ways(), None);
+            [web.host_interface(), "cbr0", backend.host_interface()]
+        } else {
+            [web.host_interface(), "cbr0", "eth0"]
+        };
+        assert_eq!(record.path(), path);
         assert_eq!(
             record.remote_sees().map(|seen| seen.to_string()),
             seen["peer"].as_str().map(str::to_owned)

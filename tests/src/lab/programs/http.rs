@@ -9,7 +9,7 @@ use axum::extract::connect_info::ConnectInfo;
 use axum::serve::ListenerExt;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
-use hyper::Uri;
+use hyper::{StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -19,8 +19,10 @@ use super::{Pace, dns, listening};
 /// The largest body that a client may ask for, in bytes.
 const MAX_BODY: usize = 64 << 20;
 
-/// Serves HTTP on `listen`. Each accepted connection is a line `{"peer":…,"local":…}`; each
-/// answer a JSON object with the same addresses, padded with blanks to `body_size` bytes.
+/// Serves HTTP on `listen`. Each accepted connection is a line `{"peer":…,"local":…}`, each
+/// request a line `{"request":PATH,"from":…,"user_agent":…}`; each answer a JSON object with
+/// the client's address, padded with blanks to `body_size` bytes. The path `/status/CODE` is
+/// answered with that status.
 pub(super) async fn serve(listen: SocketAddr, body_size: usize) -> Result<()> {
     let listener = TcpListener::bind(listen)
         .await
@@ -36,8 +38,18 @@ pub(super) async fn serve(listen: SocketAddr, body_size: usize) -> Result<()> {
         let asked = asked.and_then(|size| size.parse().ok());
         let size = asked.unwrap_or(body_size).min(MAX_BODY);
         let text = json!({"peer": peer, "path": request.uri().path()}).to_string();
+        let agent = request.headers().get("user-agent");
+        let agent = agent.and_then(|name| name.to_str().ok());
+        let path = request.uri().path();
+        println!(
+            "{}",
+            json!({"request": path, "from": peer, "user_agent": agent})
+        );
+        let code = path.strip_prefix("/status/");
+        let code = code.and_then(|code| StatusCode::from_bytes(code.as_bytes()).ok());
         let pad = size.saturating_sub(text.len() + 1);
-        format!("{text}{}\n", " ".repeat(pad))
+        let body = format!("{text}{}\n", " ".repeat(pad));
+        (code.unwrap_or(StatusCode::OK), body)
     };
     let service = Router::new()
         .fallback(answer)

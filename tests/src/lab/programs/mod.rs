@@ -3,9 +3,15 @@
 //! Each writes JSON lines to standard output. A server's first line is
 //! `{"listening":"ADDRESS"}`; a client's exit code says whether it got its answers.
 
+mod ask;
 mod dns;
 mod echo;
+mod grpc;
+mod healthd;
 mod http;
+mod kubelet;
+pub mod plan;
+mod prober;
 mod raw;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,6 +20,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+
+pub use healthd::PROXY_PORT;
 
 /// A program and its arguments.
 #[derive(Debug, Subcommand)]
@@ -35,6 +43,39 @@ pub enum Program {
         /// Address to listen on for UDP
         #[arg(long)]
         udp: Option<SocketAddr>,
+    },
+    /// Tell of health by gRPC
+    ServeGrpcHealth {
+        /// Address to listen on
+        #[arg(long, default_value = "0.0.0.0:50051")]
+        listen: SocketAddr,
+        /// A service to know, beside the server itself
+        #[arg(long, default_value = "")]
+        service: String,
+        /// Say NOT_SERVING
+        #[arg(long)]
+        not_serving: bool,
+    },
+    /// Answer health checks as kube-proxy does
+    #[command(hide = true)]
+    NodeHealth {
+        /// What to answer; read again at SIGHUP
+        #[arg(long)]
+        plan: PathBuf,
+    },
+    /// Probe pods as the kubelet does
+    #[command(hide = true)]
+    Kubelet {
+        /// What to probe; read again at SIGHUP
+        #[arg(long)]
+        plan: PathBuf,
+    },
+    /// Probe nodes and steer traffic as the cloud's load balancer does
+    #[command(hide = true)]
+    LoadBalancer {
+        /// What to probe; read again at SIGHUP
+        #[arg(long)]
+        plan: PathBuf,
     },
     /// Answer DNS from a file
     Dns {
@@ -150,6 +191,14 @@ pub async fn run(program: Program) -> Result<()> {
     match program {
         Program::ServeHttp { listen, body_size } => http::serve(listen, body_size).await,
         Program::ServeEcho { tcp, udp } => echo::serve(tcp, udp).await,
+        Program::ServeGrpcHealth {
+            listen,
+            service,
+            not_serving,
+        } => grpc::serve(listen, &service, not_serving).await,
+        Program::NodeHealth { plan } => healthd::run(plan).await,
+        Program::Kubelet { plan } => kubelet::run(plan).await,
+        Program::LoadBalancer { plan } => prober::run(plan).await,
         Program::Dns { listen, zone } => dns::serve(listen, zone).await,
         Program::HttpGet { url, dns, pace } => http::get(&url, dns, pace).await,
         Program::TcpSend { to, size, pace } => echo::tcp_send(to, size, pace).await,

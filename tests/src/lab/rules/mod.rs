@@ -1,7 +1,7 @@
 //! iptables rules as kube-proxy's iptables mode and the network plugin write them.
 
-use std::fmt::Write;
-use std::net::Ipv4Addr;
+mod service;
+mod table;
 
 use data_encoding::BASE32;
 use ring::digest::{SHA256, digest};
@@ -9,19 +9,27 @@ use ring::digest::{SHA256, digest};
 use super::pods::Pod;
 use super::services::{Service, ServicePort};
 use super::topology::Topology;
+use table::Table;
 
 /// The mark of packets to masquerade (kube-proxy, `--iptables-masquerade-bit` 14).
 const MASQ_MARK: &str = "0x4000";
 
+/// What a node's rules are made from.
+pub struct Input<'a> {
+    /// The cluster's addresses.
+    pub topology: &'a Topology,
+    /// The index of the node.
+    pub node: usize,
+    /// All services.
+    pub services: &'a [Service],
+    /// All pods.
+    pub pods: &'a [Pod],
+    /// The network plugin's own rules of the nat table.
+    pub masquerade: &'a [String],
+}
+
 /// The nat and filter tables of a node, as input of `iptables-restore`.
-///
-/// `masquerade` are the network plugin's own rules of the nat table.
-pub fn render(
-    topology: &Topology,
-    services: &[Service],
-    pods: &[Pod],
-    masquerade: &[String],
-) -> String {
+pub fn render(input: &Input) -> String {
     let mut nat = Table::default();
     let mut filter = Table::default();
     for chain in [
@@ -48,14 +56,16 @@ pub fn render(
          -j MASQUERADE --random-fully",
     );
     filter_base(&mut filter);
-    for service in services {
-        let endpoints: Vec<Ipv4Addr> = service.endpoints(pods).iter().map(|e| e.ip).collect();
+    for service in input.services {
         for port in &service.ports {
-            if endpoints.is_empty() {
-                reject(&mut filter, service, port);
-            } else {
-                forward(&mut nat, topology, service, port, &endpoints);
-            }
+            service::write(&mut nat, &mut filter, input, service, port);
+        }
+        if let Some(port) = service.health_check_port() {
+            filter.rule(format!(
+                "KUBE-NODEPORTS -p tcp -m tcp --dport {port} -m comment --comment \
+                 \"{}/{} health check node port\" -j ACCEPT",
+                service.namespace, service.name
+            ));
         }
     }
     nat.rule(
@@ -64,7 +74,7 @@ pub fn render(
     );
     format!(
         "{}{}",
-        nat.render("nat", masquerade),
+        nat.render("nat", input.masquerade),
         filter.render("filter", &[])
     )
 }
@@ -87,70 +97,25 @@ pub(crate) fn port_name(service: &Service, port: &ServicePort) -> String {
     format!("{}/{}:{}", service.namespace, service.name, port.name)
 }
 
-/// Rules for a port that has endpoints.
-fn forward(
-    nat: &mut Table,
-    topology: &Topology,
-    service: &Service,
-    port: &ServicePort,
-    endpoints: &[Ipv4Addr],
-) {
-    let name = port_name(service, port);
-    let proto = port.protocol.lower();
-    let svc = service_chain("KUBE-SVC-", service, port);
-    let target = format!(
-        "-d {}/32 -p {proto} -m {proto} --dport {}",
-        service.cluster_ip, port.port
-    );
-    nat.chain(&svc);
-    nat.rule(format!(
-        "KUBE-SERVICES {target} -m comment --comment \"{name} cluster IP\" -j {svc}"
-    ));
-    if let Some(node_port) = port.node_port {
-        let ext = service_chain("KUBE-EXT-", service, port);
-        nat.chain(&ext);
-        nat.rule(format!(
-            "KUBE-NODEPORTS -p {proto} -m {proto} --dport {node_port} \
-             -m comment --comment \"{name}\" -j {ext}"
-        ));
-        nat.rule(format!(
-            "{ext} -m comment --comment \"masquerade traffic for {name} external \
-             destinations\" -j KUBE-MARK-MASQ"
-        ));
-        nat.rule(format!("{ext} -j {svc}"));
-    }
-    nat.rule(format!(
-        "{svc} ! -s {} {target} -m comment --comment \"{name} cluster IP\" -j KUBE-MARK-MASQ",
-        topology.pod_range
-    ));
-    for (index, ip) in endpoints.iter().enumerate() {
-        let endpoint = format!("{ip}:{}", port.target);
-        let sep = chain("KUBE-SEP-", &[&name, proto, &endpoint]);
-        let left = endpoints.len() - index;
-        // The last one takes what is left, without dice.
-        let dice = match left {
-            1 => String::new(),
-            left => format!(
-                " -m statistic --mode random --probability {:.11}",
-                1.0 / left as f64
-            ),
-        };
-        nat.rule(format!(
-            "{svc} -m comment --comment \"{name} -> {endpoint}\"{dice} -j {sep}"
-        ));
-        nat.chain(&sep);
-        let comment = format!("-m comment --comment \"{name}\"");
-        nat.rule(format!("{sep} -s {ip}/32 {comment} -j KUBE-MARK-MASQ"));
-        nat.rule(format!(
-            "{sep} -p {proto} -m {proto} {comment} -j DNAT --to-destination {endpoint}"
-        ));
-    }
-}
-
 /// Chains of the filter table and their hooks.
 fn filter_base(filter: &mut Table) {
-    filter.chain("KUBE-SERVICES");
-    filter.chain("KUBE-FORWARD");
+    for chain in [
+        "KUBE-SERVICES",
+        "KUBE-EXTERNAL-SERVICES",
+        "KUBE-NODEPORTS",
+        "KUBE-FORWARD",
+    ] {
+        filter.chain(chain);
+    }
+    filter.rule(
+        "INPUT -m comment --comment \"kubernetes health check service ports\" -j KUBE-NODEPORTS",
+    );
+    for hook in ["INPUT", "FORWARD"] {
+        filter.rule(format!(
+            "{hook} -m conntrack --ctstate NEW -m comment --comment \"kubernetes \
+             externally-visible service portals\" -j KUBE-EXTERNAL-SERVICES"
+        ));
+    }
     filter.rule("FORWARD -m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD");
     for hook in ["FORWARD", "OUTPUT"] {
         filter.rule(format!(
@@ -169,48 +134,10 @@ fn filter_base(filter: &mut Table) {
     );
 }
 
-/// The rule for a port without endpoints.
-fn reject(filter: &mut Table, service: &Service, port: &ServicePort) {
-    let proto = port.protocol.lower();
-    filter.rule(format!(
-        "KUBE-SERVICES -d {}/32 -p {proto} -m {proto} --dport {} -m comment --comment \
-         \"{} has no endpoints\" -j REJECT --reject-with icmp-port-unreachable",
-        service.cluster_ip,
-        port.port,
-        port_name(service, port)
-    ));
-}
-
-#[derive(Default)]
-struct Table {
-    chains: Vec<String>,
-    rules: Vec<String>,
-}
-
-impl Table {
-    fn chain(&mut self, name: &str) {
-        self.chains.push(name.to_owned());
-    }
-
-    fn rule(&mut self, rule: impl Into<String>) {
-        self.rules.push(format!("-A {}", rule.into()));
-    }
-
-    fn render(&self, name: &str, more: &[String]) -> String {
-        let mut text = format!("*{name}\n");
-        for chain in &self.chains {
-            let _ = writeln!(text, ":{chain} - [0:0]");
-        }
-        for rule in self.rules.iter().chain(more) {
-            let _ = writeln!(text, "{rule}");
-        }
-        text.push_str("COMMIT\n");
-        text
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::lab::pods::PodSpec;
     use crate::lab::{kubenet, services};
@@ -236,15 +163,41 @@ mod tests {
         );
     }
 
+    fn rules(services: &[Service], node: usize) -> String {
+        let pods = [pod("a", [10, 244, 0, 15]), pod("b", [10, 244, 0, 16])];
+        render(&Input {
+            topology: &kubenet::topology(),
+            node,
+            services,
+            pods: &pods,
+            masquerade: &[],
+        })
+    }
+
     #[test]
     fn endpoints_share_by_dice_and_none_is_rejected() {
         let topology = kubenet::topology();
         let services = services::standard(topology.dns, topology.gateway);
-        let pods = [pod("a", [10, 244, 0, 15]), pod("b", [10, 244, 0, 16])];
-        let text = render(&topology, &services, &pods, &[]);
+        let text = rules(&services, 0);
         assert_eq!(text.matches("--probability 0.50000000000").count(), 2);
         assert!(text.contains("-j DNAT --to-destination 10.244.0.15:8080"));
         assert!(text.contains("\"default/api:http has no endpoints\" -j REJECT"));
         assert!(!text.contains("default/api:http cluster IP"));
+    }
+
+    #[test]
+    fn policy_local_drops_where_no_endpoint_is() {
+        use crate::lab::services::Protocol;
+        let service = Service::new("default", "web", Ipv4Addr::new(10, 0, 9, 9))
+            .port("http", Protocol::Tcp, 80, 8080)
+            .load_balancer(Ipv4Addr::new(10, 224, 0, 200))
+            .local(31999);
+        let services = [service];
+        let (here, away) = (rules(&services, 0), rules(&services, 1));
+        assert!(here.contains("-j KUBE-SVL-") && !here.contains("-j DROP\n-A KUBE-EXT"));
+        assert!(!here.contains("has no local endpoints"));
+        assert!(away.contains("\"default/web:http has no local endpoints\" -j DROP"));
+        assert!(!away.contains("KUBE-SVL-"));
+        assert!(away.contains("-j KUBE-EXT-"), "pods reach the VIP anywhere");
     }
 }
