@@ -33,6 +33,9 @@ enum Command {
     ControlPlane {
         #[arg(long)]
         name: String,
+        /// The range of ClusterIPs
+        #[arg(long)]
+        services: ipnet::Ipv4Net,
     },
     /// Become a command, inside a namespace if one is named, and die with the parent
     #[command(hide = true)]
@@ -70,7 +73,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 println!("removed lab {name}");
             }
         }
-        Command::ControlPlane { name } => real::keep(&name)?,
+        Command::ControlPlane { name, services } => real::keep(&name, services)?,
         Command::ExecIn {
             netns,
             parent,

@@ -135,7 +135,10 @@ impl LabBuilder {
         run_dir::clean_stale()?;
         let run = RunDir::take(&name)?;
         fs::create_dir_all(run.path().join("logs"))?;
-        let api = self.api.then(|| control_plane(self.real)).transpose()?;
+        let api = self
+            .api
+            .then(|| control_plane(self.real, &self.topology))
+            .transpose()?;
         let topology = self.topology;
         let wiring = topology
             .model
@@ -169,9 +172,9 @@ impl LabBuilder {
 }
 
 /// The real control plane, or the lab's own API server.
-fn control_plane(real: bool) -> Result<Box<dyn ControlPlane>> {
+fn control_plane(real: bool, topology: &Topology) -> Result<Box<dyn ControlPlane>> {
     Ok(match real {
-        true => Box::new(RealControlPlane::take()?),
+        true => Box::new(RealControlPlane::take(topology.service_range)?),
         false => Box::new(Api::start()?),
     })
 }

@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::assets::Assets;
@@ -62,13 +63,13 @@ impl Drop for Namespace {
     }
 }
 
-/// Runs a control plane called `name` until standard input ends, then removes it.
+/// Runs a control plane called `name`, with ClusterIPs of `services`, until standard input ends, then removes it.
 ///
 /// # Errors
 /// A program is missing, or a server does not become ready.
-pub fn keep(name: &str) -> Result<()> {
+pub fn keep(name: &str, services: Ipv4Net) -> Result<()> {
     let assets = Assets::required()?;
-    let (mut held, credentials) = start(name, &assets)?;
+    let (mut held, credentials) = start(name, services, &assets)?;
     wait_ready(&mut held, &credentials)?;
     let announcement = Announcement {
         address: held.relay.address(),
@@ -83,7 +84,7 @@ pub fn keep(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn start(name: &str, assets: &Assets) -> Result<(Held, Credentials)> {
+fn start(name: &str, services: Ipv4Net, assets: &Assets) -> Result<(Held, Credentials)> {
     names::check_lab_name(name)?;
     let run = RunDir::take(name)?;
     let dir = run.path().to_owned();
@@ -105,7 +106,7 @@ fn start(name: &str, assets: &Assets) -> Result<(Held, Credentials)> {
         spawn("etcd", etcd(&assets.etcd.display().to_string(), &data))?,
         spawn(
             "kube-apiserver",
-            apiserver(&assets.apiserver.display().to_string(), &files),
+            apiserver(&assets.apiserver.display().to_string(), services, &files),
         )?,
         spawn(
             "kube-controller-manager",
@@ -149,8 +150,12 @@ fn etcd(program: &str, data: &str) -> Vec<String> {
     ]
 }
 
-fn apiserver(program: &str, files: &Files) -> Vec<String> {
-    let mut argv = vec![program.to_owned(), format!("--etcd-servers={ETCD_CLIENTS}")];
+fn apiserver(program: &str, services: Ipv4Net, files: &Files) -> Vec<String> {
+    let mut argv = vec![
+        program.to_owned(),
+        format!("--etcd-servers={ETCD_CLIENTS}"),
+        format!("--service-cluster-ip-range={services}"),
+    ];
     for (flag, path) in [
         ("--tls-cert-file", &files.certificate),
         ("--tls-private-key-file", &files.key),
@@ -164,7 +169,6 @@ fn apiserver(program: &str, files: &Files) -> Vec<String> {
         "--bind-address=127.0.0.1",
         "--advertise-address=127.0.0.1",
         "--secure-port=6443",
-        "--service-cluster-ip-range=10.0.0.0/16",
         "--authorization-mode=RBAC",
         "--anonymous-auth=false",
         "--service-account-issuer=https://kubernetes.default.svc",

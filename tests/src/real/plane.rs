@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
+use ipnet::Ipv4Net;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -23,6 +24,9 @@ const AGENT: (&str, &str) = ("nodescope", "nodescope");
 /// Kinds of `deploy/` that live in no namespace.
 const CLUSTER_WIDE: [&str; 3] = ["Namespace", "ClusterRole", "ClusterRoleBinding"];
 
+/// The minor version of Kubernetes 1 whose API server takes gRPC probes in pods.
+const GRPC_PROBES_SINCE: u32 = 23;
+
 /// How long the agent's token is good for: longer than any lab.
 const TOKEN_SECONDS: u32 = 24 * 3600;
 
@@ -32,6 +36,8 @@ pub struct RealControlPlane {
     keeper: Option<Keeper>,
     admin: ApiClient,
     agent_token: String,
+    /// Whether pods may have probes by gRPC.
+    grpc_probes: bool,
     /// Objects as they were last written, by path: the same again is not written again.
     written: Mutex<HashMap<String, Value>>,
     proxies: Proxies,
@@ -39,22 +45,24 @@ pub struct RealControlPlane {
 }
 
 impl RealControlPlane {
-    /// Takes one that is free, or starts one, and gives the agent the rights of `deploy/`.
+    /// Takes one with ClusterIPs of `services`, or starts it, and gives the agent the rights of `deploy/`.
     ///
     /// # Errors
     /// `KUBEBUILDER_ASSETS` is not set or its folder lacks a program, or a server does not start.
-    pub fn take() -> Result<Self> {
+    pub fn take(services: Ipv4Net) -> Result<Self> {
         let assets = Assets::required()?;
-        let keeper = Keeper::take()?;
+        let keeper = Keeper::take(services)?;
         let admin = keeper.admin()?;
         for object in deployed_rights()? {
             admin.apply(object)?;
         }
         let agent_token = agent_token(&admin)?;
+        let grpc_probes = minor_version(&admin)? >= GRPC_PROBES_SINCE;
         Ok(Self {
             keeper: Some(keeper),
             admin,
             agent_token,
+            grpc_probes,
             written: Mutex::new(HashMap::new()),
             proxies: Proxies::new(assets.proxy),
             plugin_rules: PluginRules::default(),
@@ -92,7 +100,10 @@ impl RealControlPlane {
 }
 
 impl ControlPlane for RealControlPlane {
-    fn apply(&self, object: Value) -> Result<()> {
+    fn apply(&self, mut object: Value) -> Result<()> {
+        if object["kind"] == "Pod" && !self.grpc_probes {
+            remove_grpc_probes(&mut object);
+        }
         let path = super::client::path_of(&object)?;
         if self.is_written(&path, &object) {
             return Ok(());
@@ -163,6 +174,27 @@ fn deployed_rights() -> Result<Vec<Value>> {
         }
     }
     Ok(objects)
+}
+
+/// The 20 of Kubernetes 1.20.
+fn minor_version(admin: &ApiClient) -> Result<u32> {
+    let version = admin.get("/version")?.context("no version")?;
+    let minor = version["minor"].as_str().unwrap_or_default();
+    let digits = minor.trim_end_matches(|c: char| !c.is_ascii_digit());
+    digits
+        .parse()
+        .with_context(|| format!("the API server's version: {version}"))
+}
+
+/// An older API server knows no gRPC, and refuses a probe that asks nothing. The kubelet's
+/// stand-in probes all the same.
+fn remove_grpc_probes(pod: &mut Value) {
+    let containers = pod["spec"]["containers"].as_array_mut();
+    for container in containers.into_iter().flatten() {
+        if let Some(container) = container.as_object_mut() {
+            container.retain(|field, value| !field.ends_with("Probe") || value["grpc"].is_null());
+        }
+    }
 }
 
 /// The folder `deploy` of this source tree.

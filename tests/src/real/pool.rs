@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
+use ipnet::Ipv4Net;
 
 use super::client::{ApiClient, collection};
 use super::keeper::Announcement;
@@ -38,17 +39,25 @@ const KEPT: [&str; 2] = [
 #[derive(Debug)]
 pub struct Keeper {
     child: Child,
+    /// The range of ClusterIPs, which an API server does not change while it runs.
+    services: Ipv4Net,
     /// What it said when it was ready.
     pub announcement: Announcement,
 }
 
 impl Keeper {
-    /// A control plane without objects of an earlier lab.
-    pub fn take() -> Result<Self> {
+    /// A control plane whose ClusterIPs are of `services`, without objects of an earlier lab.
+    pub fn take(services: Ipv4Net) -> Result<Self> {
         loop {
-            let idle = idle().pop();
-            let Some(mut keeper) = idle else {
-                return Self::start();
+            let fits = {
+                let mut idle = idle();
+                let fit = idle.iter().position(|keeper| keeper.services == services);
+                fit.map(|index| idle.swap_remove(index))
+            };
+            let Some(mut keeper) = fits else {
+                // One that fits nobody here costs memory, and the new one would add to it.
+                drop(idle().pop());
+                return Self::start(services);
             };
             // One that died in between is replaced.
             if keeper.child.try_wait()?.is_none() {
@@ -74,11 +83,12 @@ impl Keeper {
         ApiClient::new(&credentials.kubeconfig(&self.url(), &credentials.admin))
     }
 
-    fn start() -> Result<Self> {
+    fn start(services: Ipv4Net) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("api{}x{number}", std::process::id());
-        let argv = lab_command(["control-plane", "--name", &name])?;
+        let range = services.to_string();
+        let argv = lab_command(["control-plane", "--name", &name, "--services", &range])?;
         // In a process group of its own: a Ctrl-C at the terminal is for the lab, and the keeper
         // ends after it.
         let mut child = Command::new(&argv[0])
@@ -105,6 +115,7 @@ impl Keeper {
             .with_context(|| format!("the control plane's keeper said {line:?}"))?;
         Ok(Self {
             child,
+            services,
             announcement,
         })
     }

@@ -104,17 +104,12 @@ fn the_health_check_node_port_follows_the_backend() -> Result<()> {
     let Some(lab) = real("rhealth")? else {
         return Ok(());
     };
-    let real = lab.real().context("no real control plane")?;
-    real.admin().apply(serde_json::json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"namespace": "default", "name": "local"},
-        "spec": {
-            "type": "LoadBalancer", "clusterIP": "10.0.77.7", "externalTrafficPolicy": "Local",
-            "healthCheckNodePort": 31007, "selector": {"app": "local"},
-            "ports": [{"name": "http", "port": 80, "targetPort": 8080, "nodePort": 31008}],
-        },
-        "status": {"loadBalancer": {"ingress": [{"ip": "10.224.0.200"}]}},
-    }))?;
+    lab.add_service(
+        Service::new("default", "local", [10, 0, 77, 7].into())
+            .port("http", Protocol::Tcp, 80, 8080)
+            .load_balancer(lab.topology().vip(7))
+            .local(31007),
+    )?;
     let health = |node: usize| -> Result<(u16, Value)> {
         let url = format!("http://{}:31007/healthz", lab.topology().nodes[node].ip);
         let line = ["curl", "-s", "-w", "\n%{http_code}", &url];
