@@ -79,7 +79,8 @@ fn policy_cluster_loses_the_client_and_policy_local_keeps_it() -> Result<()> {
         let seen = get(&web.netns(), &[&vip(&lab, 2)])?;
         assert_eq!(seen["peer"], seen["local"], "{model:?}: from a pod");
         let served = lab.served("front1")?;
-        assert_eq!(served.last().context("none")?["peer"], seen["local"]);
+        // Not the last: the load balancer probes in between.
+        assert!(served.iter().any(|line| line["peer"] == seen["local"]));
     }
     Ok(())
 }
