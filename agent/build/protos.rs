@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "flow/filter.proto",
     "flow/flow.proto",
     "observer/observer.proto",
     "peer/peer.proto",
     "relay/relay.proto",
+    "nodescope/v1/nat.proto",
     "nodescope/v1/node.proto",
 ];
 

@@ -17,6 +17,7 @@ use crate::cluster::{self, Inventory, Local};
 use crate::config::{AgentArgs, Config, KubeSource, LogFormat, LogTarget, MetricLabel, NatSource};
 use crate::engine::{Engine, Intervals, Settings, Status};
 use crate::flow::{Flow, Timeouts};
+use crate::insight::nat::Translations;
 use crate::node::{self, InterfaceFilter, NodeView};
 use crate::sink::describe::{Describer, NodeFacts};
 use crate::sink::log::FlowLog;
@@ -100,6 +101,8 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         cluster.shared(),
         cluster.errors(),
     );
+    let connections = usize::try_from(config.max_connections).unwrap_or(usize::MAX);
+    let translations = Translations::new(connections);
     let observer = Observer::new(
         observer::Config {
             node: node.to_string(),
@@ -107,7 +110,8 @@ async fn agent(config: Config) -> anyhow::Result<()> {
             capacity: observer::DEFAULT_CAPACITY,
         },
         move || describer.describe(),
-    );
+    )
+    .with_translations(translations.clone());
     let listener = observer::bind(&config.socket).await?;
     let socket = config.socket.clone();
     let served = observer.clone();
@@ -130,6 +134,7 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         statuses: statuses.clone(),
         inventory: cluster.shared(),
         errors: cluster.errors(),
+        translations: translations.clone(),
         log: log.clone(),
     };
     tokio::spawn(sink::prometheus::feed(Arc::clone(&metrics), sources));
@@ -142,6 +147,7 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         watch.subscribe(),
         &config.node_name,
         cluster.shared(),
+        translations,
         observer,
         log,
         metrics,
@@ -165,17 +171,21 @@ fn emitter(
     mut nodes: watch::Receiver<Arc<NodeView>>,
     name: &str,
     inventory: Arc<ArcSwap<Inventory>>,
+    translations: Translations,
     observer: Observer,
     log: Option<FlowLog>,
     metrics: Arc<Metrics>,
 ) -> impl FnMut(Flow) + Send + use<> {
     let name = name.to_owned();
-    let mut local = Local::new(&name, &nodes.borrow_and_update());
+    let here = move |view: &NodeView| (Local::new(&name, view), node::model(view, None).kind);
+    let (mut local, mut model) = here(&nodes.borrow_and_update());
     move |mut flow| {
         if nodes.has_changed().unwrap_or(false) {
-            local = Local::new(&name, &nodes.borrow_and_update());
+            (local, model) = here(&nodes.borrow_and_update());
         }
-        cluster::name(&mut flow, &inventory.load(), &local);
+        let inventory = inventory.load();
+        cluster::name(&mut flow, &inventory, &local);
+        translations.observe(&mut flow, &inventory, &local, model);
         let flow = Arc::new(flow);
         metrics.observe([&*flow]);
         if let Some(log) = &log {
@@ -218,6 +228,7 @@ fn cluster_config(config: &Config) -> cluster::Config {
             pod_cidrs: config.cidrs.pod.clone(),
             node_cidrs: config.cidrs.node.clone(),
             service_cidrs: config.cidrs.service.clone(),
+            non_masquerade: config.cidrs.non_masquerade.clone(),
             probe_sources: config.probe_sources.clone(),
         },
     }

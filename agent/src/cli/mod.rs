@@ -7,7 +7,10 @@ mod failure;
 mod filters;
 mod input;
 mod live;
+mod nat;
+mod nat_rows;
 mod node;
+mod node_pods;
 mod observe;
 mod output;
 mod row;
@@ -41,6 +44,8 @@ pub enum Command {
     Observe(Box<observe::Args>),
     /// Show the node behind an agent: network model, interfaces, pods on them, attach state
     Node(node::Args),
+    /// Show translations in force, their cause and what the configuration says; source ports in use
+    Nat(Box<nat::Args>),
     /// Print the completion script of a shell
     Completion(completion::Args),
 }
@@ -56,6 +61,7 @@ impl Command {
             Self::Check(args) => check::run(&args),
             Self::Observe(args) => block_on(observe::run(*args)),
             Self::Node(args) => block_on(node::run(args)),
+            Self::Nat(args) => block_on(nat::run(*args)),
             Self::Completion(args) => completion::run(&args),
         }
     }

@@ -1,12 +1,14 @@
 //! `nodescope node`: the node behind an agent.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
 
 use super::failure::tell;
+use super::node_pods;
 use super::servers::{Servers, connect, refusal};
 use super::table::Table;
 use super::time;
@@ -17,6 +19,10 @@ use crate::sink::proto::node::{DescribeRequest, DescribeResponse, HookCounts, In
 /// Flags of `node`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
+    /// Say what kind of address each of these is, instead: pod, node, service, load-balancer,
+    /// vnet, link-local, platform or external
+    #[arg(long, value_name = "IP")]
+    classify: Vec<IpAddr>,
     /// How to print
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
@@ -57,6 +63,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Err(last);
     }
     failures.iter().for_each(tell);
+    if !args.classify.is_empty() {
+        return classify(&nodes, &args.classify, args.output);
+    }
     let mut out = std::io::stdout().lock();
     for (index, node) in nodes.iter().enumerate() {
         let mut text = Vec::new();
@@ -70,6 +79,40 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             text.extend(page(node, args.output == Format::Wide).into_bytes());
         }
         out.write_all(&text)?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn classify(
+    nodes: &[DescribeResponse],
+    addresses: &[IpAddr],
+    format: Format,
+) -> anyhow::Result<ExitCode> {
+    let mut rows = Vec::new();
+    for node in nodes {
+        for ip in addresses {
+            let (class, range) = node_pods::class_of(node, *ip)?;
+            rows.push([ip.to_string(), class, range, node.name.clone()]);
+        }
+    }
+    let mut out = std::io::stdout().lock();
+    if format == Format::Json {
+        for [ip, class, range, node] in &rows {
+            let line = serde_json::json!({"ip": ip, "class": class, "range": range, "node": node});
+            writeln!(out, "{line}")?;
+        }
+    } else {
+        let mut table = Table::default();
+        rows.iter().for_each(|row| table.fit(row));
+        writeln!(
+            out,
+            "{}",
+            table.line(&["ADDRESS", "CLASS", "RANGE", "NODE"])
+        )?;
+        for row in &rows {
+            writeln!(out, "{}", table.line(row))?;
+        }
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
@@ -98,6 +141,11 @@ fn page(node: &DescribeResponse, wide: bool) -> String {
     if node.interfaces.is_empty() {
         lines.push("no interfaces are watched: see --interfaces of the agent".to_owned());
     }
+    let pods = node_pods::table(&node.pods);
+    if !pods.is_empty() {
+        lines.push(String::new());
+        lines.extend(pods);
+    }
     lines.push(String::new());
     lines.join("\n")
 }
@@ -120,7 +168,13 @@ fn facts(node: &DescribeResponse) -> Vec<String> {
         );
     }
     fact("Pod ranges", node.pod_cidrs.join(", "));
-    fact("Not masqueraded", node.non_masquerade_cidrs.join(", "));
+    if let Some(room) = &node.pod_addresses {
+        fact("Pod addresses", node_pods::addresses(room));
+        fact("Pods", node_pods::places(room));
+    }
+    if let Some(config) = &node.masquerade {
+        fact("Masquerade", node_pods::masquerade(config));
+    }
     fact("Kernel", node.kernel.clone());
     let started = node.started.as_ref().map(|at| time::long(Some(at)));
     let agent = match started {

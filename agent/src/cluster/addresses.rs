@@ -102,6 +102,22 @@ impl Addresses {
         changed
     }
 
+    /// Addresses that pods have now.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let open = |list: &[Holding]| list.iter().any(|holding| holding.until.is_none());
+        let lists = self.holders.iter();
+        lists.filter(move |(_, list)| open(list)).map(|(ip, _)| *ip)
+    }
+
+    /// Pods that have an address now, once for each address.
+    pub(super) fn held(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.holders.values().filter_map(|list| {
+            let open = list.iter().filter(|holding| holding.until.is_none());
+            open.max_by_key(|holding| holding.from)
+                .map(|holding| &holding.pod)
+        })
+    }
+
     /// The pod that had the address at that time: of those that did, the last to get it; in a
     /// gap, the next one (the API tells late of new addresses), else the last.
     pub(super) fn holder(&self, ip: IpAddr, at: SystemTime) -> Option<&Arc<Pod>> {

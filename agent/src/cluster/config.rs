@@ -45,6 +45,8 @@ pub struct Overrides {
     pub node_cidrs: Vec<IpNet>,
     /// Ranges of service addresses, known services or not.
     pub service_cidrs: Vec<IpNet>,
+    /// Ranges that pods reach under their own address, whatever the ConfigMaps say.
+    pub non_masquerade: Vec<IpNet>,
     /// Addresses that load-balancer probes come from.
     pub probe_sources: Vec<IpAddr>,
 }
@@ -55,6 +57,7 @@ impl Default for Overrides {
             pod_cidrs: Vec::new(),
             node_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
+            non_masquerade: Vec::new(),
             probe_sources: vec![AZURE_PLATFORM],
         }
     }

@@ -1,5 +1,6 @@
 //! The cluster at one instant, immutable: what the rest of the agent asks.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,15 +11,19 @@ use crate::flow::{Identity, Node, ObjectName, Pod, Protocol};
 
 use super::addresses::Addresses;
 use super::config::{AZURE_PLATFORM, Overrides};
+use super::masquerade::Masquerade;
 use super::nodes::Nodes;
 use super::services::{Backend, Service, Services};
 
 /// Instance metadata, of every large cloud.
 const METADATA: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
 
+/// The cloud platform's addresses.
+pub const PLATFORM: [IpAddr; 2] = [AZURE_PLATFORM, METADATA];
+
 /// Whether the address is one of the cloud platform's: 168.63.129.16 or 169.254.169.254.
 pub fn is_platform(ip: IpAddr) -> bool {
-    ip == AZURE_PLATFORM || ip == METADATA
+    PLATFORM.contains(&ip)
 }
 
 /// Everything known of the cluster. Empty before the API has answered, and without one.
@@ -28,10 +33,13 @@ pub struct Inventory {
     pub(super) nodes: Arc<Nodes>,
     pub(super) services: Arc<Services>,
     pub(super) overrides: Arc<Overrides>,
+    pub(super) masquerade: Arc<Masquerade>,
+    /// Pods with the node's own address, by node.
+    pub(super) host_network: Arc<HashMap<String, u32>>,
     /// Objects of each kind, in the order of [`super::KINDS`].
-    pub(super) counts: [usize; 4],
+    pub(super) counts: [usize; 5],
     /// Whether the first full list of each kind has arrived.
-    pub(super) listed: [bool; 4],
+    pub(super) listed: [bool; 5],
 }
 
 impl Inventory {
@@ -141,6 +149,54 @@ impl Inventory {
             .node(node)
             .and_then(|node| node.pod_cidrs.first().copied());
         known.or_else(|| self.overrides.pod_cidrs.first().copied())
+    }
+
+    /// The pod ranges of all nodes, as few as say the same: those of the configuration, else the
+    /// nodes' own.
+    pub fn pod_ranges(&self) -> Vec<IpNet> {
+        match self.overrides.pod_cidrs.as_slice() {
+            [] => IpNet::aggregate(&self.nodes.pod_ranges()),
+            ranges => ranges.to_vec(),
+        }
+    }
+
+    /// Whether the configuration says what the pod ranges are.
+    pub fn pod_ranges_are_given(&self) -> bool {
+        !self.overrides.pod_cidrs.is_empty()
+    }
+
+    /// Pods with an address of their own that a node has now.
+    pub fn pods_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> + 'a {
+        self.addresses.held().filter(move |pod| pod.node == node)
+    }
+
+    /// Addresses that pods have now.
+    pub fn pod_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.in_use()
+    }
+
+    /// Addresses of all nodes.
+    pub fn node_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.nodes.addresses()
+    }
+
+    /// Pods on a node that have the node's own address and are not over.
+    pub fn host_network_pods(&self, node: &str) -> u32 {
+        self.host_network.get(node).copied().unwrap_or_default()
+    }
+
+    /// What the masquerade agents' ConfigMaps, or the flag, say.
+    pub fn masquerade(&self) -> &Masquerade {
+        &self.masquerade
+    }
+
+    /// The service of this name.
+    pub fn service_named(&self, name: &ObjectName) -> Option<&Service> {
+        let all = self.services.all();
+        let at = all
+            .binary_search_by(|service| service.name.cmp(name))
+            .ok()?;
+        all.get(at)
     }
 
     /// Whether load-balancer probes come from this address.

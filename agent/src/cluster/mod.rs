@@ -8,6 +8,7 @@ mod classify;
 mod config;
 mod inventory;
 mod local;
+mod masquerade;
 mod naming;
 mod nodes;
 mod services;
@@ -18,8 +19,9 @@ mod trim;
 mod watch;
 
 pub use config::{Config, Error, Kubeconfig, Overrides};
-pub use inventory::{Inventory, is_platform};
+pub use inventory::{Inventory, PLATFORM, is_platform};
 pub use local::Local;
+pub use masquerade::{CONFIG_MAPS, Masquerade, MasqueradeConfig};
 pub use naming::name;
 pub use services::{Backend, Service, ServicePort};
 pub use watch::{Cluster, KINDS, WatchErrors, start};

@@ -39,6 +39,16 @@ impl Nodes {
         self.by_ip.get(&ip)
     }
 
+    /// Every node's addresses.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.by_ip.keys().copied()
+    }
+
+    /// Every node's pod ranges.
+    pub(super) fn pod_ranges(&self) -> Vec<IpNet> {
+        self.pod_ranges.nodes.keys().copied().collect()
+    }
+
     /// The node whose pod range holds the address.
     pub(super) fn of_pod_ip(&self, ip: IpAddr) -> Option<&Arc<Node>> {
         self.pod_ranges.find(ip).map(|(_, node)| node)

@@ -9,6 +9,7 @@ use crate::flow::{Node, ObjectName};
 use super::addresses::Addresses;
 use super::config::Overrides;
 use super::inventory::Inventory;
+use super::masquerade::{self, CONFIG_MAPS, MasqueradeRecord};
 use super::nodes::Nodes;
 use super::services::{Service, Services};
 use super::trim::{Named, PodRecord, SliceRecord};
@@ -39,6 +40,8 @@ pub(super) enum Update {
     Slice(Change<SliceRecord>),
     /// Of a node.
     Node(Change<Arc<Node>>),
+    /// Of one of the masquerade agents' ConfigMaps, by its place in [`CONFIG_MAPS`].
+    Masquerade(usize, Change<MasqueradeRecord>),
 }
 
 /// Objects of one kind by name.
@@ -111,20 +114,25 @@ pub(super) struct Tables {
     services: Table<Service>,
     slices: Table<SliceRecord>,
     nodes: Table<Arc<Node>>,
+    /// A watch each, so a table each.
+    masquerade: [Table<MasqueradeRecord>; CONFIG_MAPS.len()],
     addresses: Addresses,
     inventory: Inventory,
 }
 
 impl Tables {
     pub(super) fn new(overrides: Overrides) -> Self {
-        Self {
+        let mut tables = Self {
             pods: Table::default(),
             services: Table::default(),
             slices: Table::default(),
             nodes: Table::default(),
+            masquerade: Default::default(),
             addresses: Addresses::default(),
             inventory: Inventory::new(overrides),
-        }
+        };
+        tables.unite_masquerade();
+        tables
     }
 
     /// Takes one change in.
@@ -147,6 +155,24 @@ impl Tables {
             Update::Service(change) => drop(self.services.apply(change)),
             Update::Slice(change) => drop(self.slices.apply(change)),
             Update::Node(change) => drop(self.nodes.apply(change)),
+            Update::Masquerade(which, change) => {
+                let Some(table) = self.masquerade.get_mut(which) else {
+                    return;
+                };
+                let (_, current) = table.apply(change);
+                if let Some((
+                    MasqueradeRecord {
+                        rules: Err(why), ..
+                    },
+                    _,
+                )) = current
+                {
+                    tracing::warn!(
+                        why,
+                        "masquerade configuration not understood: no translation is judged by it"
+                    );
+                }
+            }
         }
     }
 
@@ -157,13 +183,18 @@ impl Tables {
 
     /// Whether [`Tables::build`] would give another inventory than the last time.
     pub(super) fn is_changed(&self) -> bool {
-        self.pods.changed || self.services.changed || self.slices.changed || self.nodes.changed
+        self.pods.changed
+            || self.services.changed
+            || self.slices.changed
+            || self.nodes.changed
+            || self.masquerade.iter().any(|table| table.changed)
     }
 
     /// The inventory as of now; parts that did not change are shared with the one before.
     pub(super) fn build(&mut self) -> Arc<Inventory> {
         if std::mem::take(&mut self.pods.changed) {
             self.inventory.addresses = Arc::new(self.addresses.clone());
+            self.inventory.host_network = Arc::new(self.host_network());
         }
         let services = std::mem::take(&mut self.services.changed);
         if std::mem::take(&mut self.slices.changed) || services {
@@ -173,18 +204,49 @@ impl Tables {
         if std::mem::take(&mut self.nodes.changed) {
             self.inventory.nodes = Arc::new(Nodes::build(self.nodes.objects.values()));
         }
+        if self.masquerade.iter().any(|table| table.changed) {
+            self.unite_masquerade();
+        }
         self.inventory.counts = [
             self.pods.objects.len(),
             self.services.objects.len(),
             self.slices.objects.len(),
             self.nodes.objects.len(),
+            self.masquerade
+                .iter()
+                .map(|table| table.objects.len())
+                .sum(),
         ];
         self.inventory.listed = [
             self.pods.listed,
             self.services.listed,
             self.slices.listed,
             self.nodes.listed,
+            self.masquerade.iter().all(|table| table.listed),
         ];
         Arc::new(self.inventory.clone())
+    }
+
+    fn host_network(&self) -> HashMap<String, u32> {
+        let mut counts = HashMap::new();
+        let pods = self.pods.objects.values();
+        for record in pods.filter(|record| record.host_network && !record.finished) {
+            *counts.entry(record.pod.node.clone()).or_default() += 1;
+        }
+        counts
+    }
+
+    fn unite_masquerade(&mut self) {
+        let mut listed = true;
+        for table in &mut self.masquerade {
+            table.changed = false;
+            listed &= table.listed;
+        }
+        let records = self
+            .masquerade
+            .iter()
+            .flat_map(|table| table.objects.values());
+        let flags = &self.inventory.overrides.non_masquerade;
+        self.inventory.masquerade = Arc::new(masquerade::unite(flags, records, listed));
     }
 }

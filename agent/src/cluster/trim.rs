@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use crate::flow::{Node, ObjectName, Pod, Protocol, Workload};
 
+use super::masquerade::{self, MasqueradeRecord};
 use super::services::{Backend, Service, ServicePort};
 
 /// What an object is known by within its kind.
@@ -48,6 +49,12 @@ impl Named for PodRecord {
 }
 
 impl Named for SliceRecord {
+    fn object_name(&self) -> ObjectName {
+        self.name.clone()
+    }
+}
+
+impl Named for MasqueradeRecord {
     fn object_name(&self) -> ObjectName {
         self.name.clone()
     }
@@ -116,6 +123,7 @@ pub(super) fn pod(pod: core::Pod) -> PodRecord {
 /// Cuts a node down.
 pub(super) fn node(node: core::Node) -> Arc<Node> {
     let spec = node.spec.unwrap_or_default();
+    let max_pods = max_pods(node.status.as_ref());
     let cidrs = spec
         .pod_cidrs
         .unwrap_or_else(|| spec.pod_cidr.into_iter().collect());
@@ -134,7 +142,22 @@ pub(super) fn node(node: core::Node) -> Arc<Node> {
             .collect(),
         pod_cidrs: cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
         labels: node.metadata.labels.unwrap_or_default(),
+        max_pods,
     })
+}
+
+/// `status.allocatable.pods`: how many pods the kubelet takes, hostNetwork pods included.
+fn max_pods(status: Option<&core::NodeStatus>) -> Option<u32> {
+    status?.allocatable.as_ref()?.get("pods")?.0.parse().ok()
+}
+
+/// Cuts a ConfigMap of a masquerade agent down.
+pub(super) fn masquerade(map: core::ConfigMap) -> MasqueradeRecord {
+    let name = object_name(&map.metadata);
+    MasqueradeRecord {
+        rules: masquerade::parse(&name.name, &map.data.unwrap_or_default()),
+        name,
+    }
 }
 
 /// Cuts a service down.

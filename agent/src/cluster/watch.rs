@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use backon::BackoffBuilder;
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
@@ -17,11 +17,12 @@ use tokio::time::Instant;
 
 use super::config::{Config, Error, reason};
 use super::inventory::Inventory;
+use super::masquerade::{self, CONFIG_MAPS};
 use super::tables::{Change, Tables, Update};
 use super::trim;
 
 /// The kinds watched, as metrics and counts name them.
-pub const KINDS: [&str; 4] = ["pods", "services", "endpointslices", "nodes"];
+pub const KINDS: [&str; 5] = ["pods", "services", "endpointslices", "nodes", "configmaps"];
 
 /// Objects asked for at once (the API's own clients use the same).
 const PAGE: u32 = 500;
@@ -39,7 +40,7 @@ const EXPIRE: Duration = Duration::from_secs(10);
 
 /// Failed list and watch requests by kind (`nodescope_kube_watch_errors_total`).
 #[derive(Debug, Default)]
-pub struct WatchErrors([AtomicU64; 4]);
+pub struct WatchErrors([AtomicU64; KINDS.len()]);
 
 impl WatchErrors {
     /// Kind and failures since the start.
@@ -98,7 +99,7 @@ pub async fn start(config: &Config) -> Result<Cluster, Error> {
     let mut tasks = JoinSet::new();
     if let Some(client) = client {
         let (sender, receiver) = mpsc::channel(4096);
-        for (kind, begin) in watches(&client).into_iter().enumerate() {
+        for (kind, begin) in watches(&client) {
             tasks.spawn(follow(kind, begin, sender.clone(), errors.clone()));
         }
         tasks.spawn(keep(tables, receiver, inventory.clone(), told));
@@ -115,26 +116,56 @@ type Updates = futures::stream::BoxStream<'static, watcher::Result<Update>>;
 /// Begins a watch anew, with a full list.
 type Watch = Box<dyn Fn() -> Updates + Send + Sync>;
 
-/// In the order of [`KINDS`].
-fn watches(client: &Client) -> [Watch; 4] {
+/// Each with its place in [`KINDS`].
+fn watches(client: &Client) -> Vec<(usize, Watch)> {
     let pods: Api<Pod> = Api::all(client.clone());
     let services: Api<Service> = Api::all(client.clone());
     let slices: Api<EndpointSlice> = Api::all(client.clone());
     let nodes: Api<Node> = Api::all(client.clone());
-    [
-        Box::new(move || stream(&pods, trim::pod, Update::Pod)),
-        Box::new(move || stream(&services, trim::service, Update::Service)),
-        Box::new(move || stream(&slices, trim::slice, Update::Slice)),
-        Box::new(move || stream(&nodes, trim::node, Update::Node)),
-    ]
+    let mut watches: Vec<(usize, Watch)> = vec![
+        (
+            0,
+            Box::new(move || stream(&pods, None, trim::pod, Update::Pod)),
+        ),
+        (
+            1,
+            Box::new(move || stream(&services, None, trim::service, Update::Service)),
+        ),
+        (
+            2,
+            Box::new(move || stream(&slices, None, trim::slice, Update::Slice)),
+        ),
+        (
+            3,
+            Box::new(move || stream(&nodes, None, trim::node, Update::Node)),
+        ),
+    ];
+    // By name: nothing else of the namespace has to be read, nor be allowed to be.
+    for (which, name) in CONFIG_MAPS.into_iter().enumerate() {
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), masquerade::NAMESPACE);
+        let update = move |change| Update::Masquerade(which, change);
+        watches.push((
+            4,
+            Box::new(move || stream(&maps, Some(name), trim::masquerade, update)),
+        ));
+    }
+    watches
 }
 
-fn stream<K, T>(api: &Api<K>, trim: fn(K) -> T, update: fn(Change<T>) -> Update) -> Updates
+fn stream<K, T>(
+    api: &Api<K>,
+    name: Option<&str>,
+    trim: fn(K) -> T,
+    update: impl Fn(Change<T>) -> Update + Send + 'static,
+) -> Updates
 where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
     T: 'static,
 {
-    let config = watcher::Config::default().page_size(PAGE);
+    let mut config = watcher::Config::default().page_size(PAGE);
+    if let Some(name) = name {
+        config = config.fields(&format!("metadata.name={name}"));
+    }
     watcher(api.clone(), config)
         .map(move |event| {
             event.map(|event| {
@@ -216,6 +247,7 @@ fn is_begin(update: &Update) -> bool {
             | Update::Service(Change::Begin)
             | Update::Slice(Change::Begin)
             | Update::Node(Change::Begin)
+            | Update::Masquerade(_, Change::Begin)
     )
 }
 

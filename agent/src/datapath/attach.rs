@@ -63,7 +63,12 @@ impl Side {
 const PRIORITY: u16 = 49_817;
 
 /// The programs of an interface and their links.
-type Hooks = Vec<(&'static str, SchedClassifierLinkId)>;
+type Links = Vec<(&'static str, SchedClassifierLinkId)>;
+
+struct Hooks {
+    side: Side,
+    links: Links,
+}
 
 /// What is attached.
 pub struct Attached {
@@ -102,18 +107,21 @@ impl Attached {
         name: &str,
         side: Side,
     ) -> Result<(), Error> {
-        if self.has(ifindex) {
-            return Ok(());
+        match self.hooks.get(&ifindex) {
+            Some(hooks) if hooks.side == side => return Ok(()),
+            // It has become something else, an uplink for example.
+            Some(_) => self.detach(ebpf, ifindex),
+            None => {}
         }
         if self.method == Method::Clsact {
             clear(name);
         }
-        let mut hooks = Hooks::new();
+        let mut links = Links::new();
         for (program, direction) in side.programs() {
             match attach(ebpf, program, name, direction, self.method) {
-                Ok(link) => hooks.push((program, link)),
+                Ok(link) => links.push((program, link)),
                 Err(source) => {
-                    release(ebpf, ifindex, hooks);
+                    release(ebpf, ifindex, links);
                     return Err(Error::Attach {
                         interface: name.to_owned(),
                         source: Box::new(source),
@@ -121,14 +129,14 @@ impl Attached {
                 }
             }
         }
-        self.hooks.insert(ifindex, hooks);
+        self.hooks.insert(ifindex, Hooks { side, links });
         Ok(())
     }
 
     /// Takes the hooks off an interface. One that is gone has taken them along: no error.
     pub fn detach(&mut self, ebpf: &mut aya::Ebpf, ifindex: u32) {
         if let Some(hooks) = self.hooks.remove(&ifindex) {
-            release(ebpf, ifindex, hooks);
+            release(ebpf, ifindex, hooks.links);
         }
     }
 
@@ -138,8 +146,8 @@ impl Attached {
     }
 }
 
-fn release(ebpf: &mut aya::Ebpf, ifindex: u32, hooks: Hooks) {
-    for (name, link) in hooks {
+fn release(ebpf: &mut aya::Ebpf, ifindex: u32, links: Links) {
+    for (name, link) in links {
         if let Err(error) = detach(ebpf, name, link) {
             tracing::debug!(ifindex, program = name, %error, "the hook was gone already");
         }

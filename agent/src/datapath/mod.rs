@@ -174,6 +174,11 @@ impl Datapath {
         self.attached.detach(&mut self.ebpf, ifindex);
     }
 
+    /// Whether an interface has its hooks.
+    pub fn is_attached(&self, ifindex: u32) -> bool {
+        self.attached.has(ifindex)
+    }
+
     /// Interfaces that have hooks, by index.
     pub fn interfaces(&self) -> Vec<u32> {
         self.attached.interfaces()

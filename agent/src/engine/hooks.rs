@@ -12,7 +12,15 @@ impl Engine {
     /// Makes hooks and interfaces agree.
     pub fn reconcile(&mut self, view: &NodeView) {
         let roles = node::roles(view, &self.settings.filter);
-        for ifindex in self.datapath.interfaces() {
+        let attached = self.datapath.interfaces();
+        if attached
+            .iter()
+            .any(|ifindex| !view.interfaces.contains_key(ifindex))
+        {
+            // The records of what is gone are still in the table.
+            self.drain();
+        }
+        for ifindex in attached {
             if !view.interfaces.contains_key(&ifindex) {
                 self.gone(ifindex);
             } else if !roles.contains_key(&ifindex) {
@@ -43,14 +51,15 @@ impl Engine {
     }
 
     fn hook(&mut self, interface: &Interface, role: Role, roles: &BTreeMap<u32, Role>) {
-        self.interfaces.insert(
-            interface.index,
-            InterfaceInfo {
-                name: Arc::clone(&interface.name),
-                role,
-                master: interface.master,
-            },
-        );
+        let info = InterfaceInfo {
+            name: Arc::clone(&interface.name),
+            role,
+            master: interface.master,
+        };
+        let before = self
+            .interfaces
+            .insert(interface.index, info)
+            .and_then(|info| info.master);
         // A port gets every frame of its wire; a bridge and an uplink see frames for others
         // only because they are promiscuous.
         let port = match role {
@@ -61,9 +70,15 @@ impl Engine {
                 .is_some_and(|master| roles.get(&master) == Some(&Role::Bridge)),
         };
         let side = if port { Side::Port } else { Side::Host };
-        self.datapath.set_master(interface.index, interface.master);
+        let known = self.datapath.is_attached(interface.index);
         match self.datapath.attach(interface.index, &interface.name, side) {
             Ok(()) => {
+                if before != interface.master {
+                    self.datapath.set_master(interface.index, interface.master);
+                }
+                if !known {
+                    tracing::debug!(interface = %interface.name, ?role, "attached");
+                }
                 self.refused.remove(&interface.index);
             }
             Err(error) => {
@@ -76,15 +91,20 @@ impl Engine {
         }
     }
 
-    /// An interface took its hooks along. Its records are still in the table.
+    /// An interface took its hooks along; its records are drained.
     fn gone(&mut self, ifindex: u32) {
         let now = Moment::now();
-        self.drain();
         for key in self.tracker.keys_of(ifindex) {
             self.retire(&key, now);
         }
         self.tracker.end_at(ifindex, now.monotonic_ns);
-        self.datapath.set_master(ifindex, None);
+        if self
+            .interfaces
+            .get(&ifindex)
+            .is_some_and(|info| info.master.is_some())
+        {
+            self.datapath.set_master(ifindex, None);
+        }
         self.datapath.detach(ifindex);
         self.datapath.forget(ifindex);
         self.hooks.remove(&ifindex);

@@ -20,6 +20,9 @@ pub struct Intervals {
     pub flow: Duration,
 }
 
+/// A change of the interfaces is told of after so long, together with those that follow it.
+const STATUS_DELAY: Duration = Duration::from_millis(50);
+
 /// Events taken from the ring before anything else gets its turn.
 const EVENTS_AT_ONCE: usize = 1024;
 
@@ -45,18 +48,13 @@ pub async fn run(
     engine.reconcile(&view);
     status.send_replace(Arc::new(engine.status()));
     let mut open_at = None;
+    let mut status_at = None;
     loop {
         if !engine.waits_to_open() {
             open_at = None;
         } else if open_at.is_none() {
             open_at = Some(Instant::now() + SETTLE);
         }
-        let opening = async {
-            match open_at {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             // In this order, so that a flood of events delays neither the clock nor the end.
             biased;
@@ -67,9 +65,14 @@ pub async fn run(
                 }
                 let view = nodes.borrow_and_update().clone();
                 engine.reconcile(&view);
+                // Hooks first: a burst of pods must not wait for what is said about each.
+                status_at.get_or_insert_with(|| Instant::now() + STATUS_DELAY);
+            }
+            () = at(status_at) => {
+                status_at = None;
                 status.send_replace(Arc::new(engine.status()));
             }
-            () = opening => {
+            () = at(open_at) => {
                 open_at = None;
                 engine.opened().into_iter().for_each(&mut emit);
             }
@@ -101,4 +104,12 @@ pub async fn run(
     engine.last().into_iter().for_each(&mut emit);
     status.send_replace(Arc::new(engine.status()));
     Ok(())
+}
+
+/// Waits until then, or for ever.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
 }

@@ -56,6 +56,8 @@ pub struct Node {
     pub pod_cidrs: Vec<ipnet::IpNet>,
     /// Labels of the node.
     pub labels: BTreeMap<String, String>,
+    /// How many pods the kubelet takes (`status.allocatable.pods`), hostNetwork pods included.
+    pub max_pods: Option<u32>,
 }
 
 /// The owner of an address.

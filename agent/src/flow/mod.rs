@@ -2,8 +2,10 @@
 
 mod connection;
 pub mod identity;
+mod join;
 pub mod model;
 mod record;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod tracker;
@@ -12,6 +14,7 @@ mod tuple;
 pub use connection::{Connection, HopState};
 pub use identity::{Identity, Node, ObjectName, Pod, Workload};
 pub use model::*;
-pub use record::{InterfaceInfo, Interfaces, Moment, flow, totals};
-pub use tracker::{Gain, Sweep, Timeouts, Tracker};
+pub use record::{InterfaceInfo, Interfaces, Moment, flow};
+pub use sweep::{Sweep, Timeouts};
+pub use tracker::{Gain, Tracker};
 pub use tuple::{Conversation, ip};

@@ -278,6 +278,36 @@ pub struct Nat {
     pub source: Option<NatSource>,
 }
 
+impl Nat {
+    /// Whether the far end sees another address than the initiator's own. Another port alone is
+    /// no masquerade: conntrack picks one where two connections would look the same.
+    pub fn is_source_translated(&self) -> bool {
+        self.original.source.ip() != self.translated.source.ip()
+    }
+
+    /// What conntrack shows of the initiator's address, for people.
+    pub fn observed(&self) -> String {
+        let (before, after) = (self.original.source, self.translated.source);
+        match (self.source.is_some(), self.is_source_translated()) {
+            (false, _) => "no conntrack entry was seen".to_owned(),
+            (true, true) => format!("{before} was translated to {after}"),
+            (true, false) if before == after => format!("{before} was kept"),
+            (true, false) => format!("{before} was kept but for the port, now {}", after.port()),
+        }
+    }
+
+    /// Whether conntrack shows something else than the configuration says.
+    pub fn is_mismatch(&self) -> bool {
+        let translated = self.is_source_translated();
+        self.source.is_some()
+            && match self.expected {
+                Expected::Kept => translated,
+                Expected::Translated => !translated,
+                Expected::Unknown => false,
+            }
+    }
+}
+
 /// State of a TCP connection as both directions' flags show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TcpState {
@@ -346,6 +376,9 @@ pub struct Flow {
     pub icmp_message: Option<(u8, u8)>,
     /// Translation.
     pub nat: Nat,
+    /// What `nat.expected` rests on, or why nothing can be said, for people; `None` for what no
+    /// pod of this node opened.
+    pub expectation: Option<Arc<str>>,
     /// The initiator as the far end sees it.
     pub remote_sees: SocketAddr,
     /// Hops in path order, the initiator's side first.

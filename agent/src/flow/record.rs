@@ -63,10 +63,11 @@ pub fn flow(
     now: Moment,
 ) -> Flow {
     let ordered = path_order(connection, interfaces);
-    let totals = ordered
+    let hops = hops(connection, &ordered, interfaces);
+    let totals = hops
         .iter()
-        .find(|hop| hop_has_counts(hop))
-        .map(|hop| connection.counts(hop))
+        .filter_map(|hop| Some((hop.forward?, hop.reply?)))
+        .find(|(forward, reply)| forward.packets + reply.packets > 0)
         .unwrap_or_default();
     let far = connection.far();
     let mut tcp = connection.tcp();
@@ -92,22 +93,10 @@ pub fn flow(
         icmp_message: icmp_message(connection),
         tcp,
         nat: nat(connection, far),
+        expectation: None,
         remote_sees: far.source,
-        hops: hops(connection, &ordered, interfaces),
+        hops,
     }
-}
-
-/// Initiator's and answer's totals at the first hop, as [`flow`] reports them.
-pub fn totals(connection: &Connection, interfaces: &Interfaces) -> (Counts, Counts) {
-    path_order(connection, interfaces)
-        .iter()
-        .find(|hop| hop_has_counts(hop))
-        .map(|hop| connection.counts(hop))
-        .unwrap_or_default()
-}
-
-fn hop_has_counts(hop: &HopState) -> bool {
-    hop.ab.packets + hop.ba.packets > 0
 }
 
 fn traffic(total: Counts, reported: Counts) -> Traffic {
@@ -170,11 +159,26 @@ fn path_order<'a>(connection: &'a Connection, interfaces: &Interfaces) -> Vec<&'
 }
 
 fn hops(connection: &Connection, ordered: &[&HopState], interfaces: &Interfaces) -> Vec<Hop> {
-    let mut hops = Vec::with_capacity(ordered.len() + 1);
+    let mut hops: Vec<Hop> = Vec::with_capacity(ordered.len() + 1);
     for state in ordered {
-        let info = interfaces.get(&state.key.ifindex);
+        let direction = connection.direction(state);
         let (forward, reply) = connection.counts(state);
         let here = Conversation::of_key(&state.key).directed(connection.initiator_is_a(state));
+        let tuple = (here != connection.tuple).then_some(here);
+        // An interface may see one tuple on the way there and another on the way back: a bridge
+        // whose frames br_netfilter translates before it takes them for itself.
+        if let Some(hop) = hops
+            .iter_mut()
+            .find(|hop| hop.ifindex == state.key.ifindex && hop.direction == direction)
+        {
+            if forward.packets > 0 {
+                hop.tuple = tuple;
+            }
+            add(&mut hop.forward, forward);
+            add(&mut hop.reply, reply);
+            continue;
+        }
+        let info = interfaces.get(&state.key.ifindex);
         hops.push(Hop {
             interface: info.map_or_else(
                 || Arc::from(format!("if{}", state.key.ifindex)),
@@ -183,14 +187,20 @@ fn hops(connection: &Connection, ordered: &[&HopState], interfaces: &Interfaces)
             ifindex: state.key.ifindex,
             role: info.map_or(Role::Other, |info| info.role),
             pod: None,
-            direction: connection.direction(state),
+            direction,
             forward: Some(forward),
             reply: Some(reply),
-            tuple: (here != connection.tuple).then_some(here),
+            tuple,
         });
     }
     insert_bridge(&mut hops, interfaces);
     hops
+}
+
+fn add(counts: &mut Option<Counts>, more: Counts) {
+    if let Some(counts) = counts {
+        *counts += more;
+    }
 }
 
 /// Frames that a bridge forwards between its own ports pass no hook of the bridge: it is named

@@ -315,6 +315,40 @@ fn frames_between_two_ports_name_the_bridge_without_counts() {
 }
 
 #[test]
+fn an_interface_that_sees_another_tuple_on_the_way_back_is_one_hop() {
+    let mut tracker = Tracker::new(1);
+    let service = ([10, 0, 0, 10], 80);
+    let (key, record) = hop(VETH, false, POD, service, 5, 4);
+    let (_, id) = tracker.observe(&key, &record, None, SECOND);
+    // br_netfilter translates before the bridge takes the frame for itself, and the answer
+    // after: the pod's packets come with the backend's address, the answer with the service's.
+    let nat = NatRecord {
+        reply: NatTuple {
+            source: mapped(VM.0),
+            destination: mapped(POD.0),
+            source_port: VM.1,
+            destination_port: POD.1,
+        },
+        ..masquerade(POD, service, POD, 6)
+    };
+    let (key, record) = hop(UPLINK, true, POD, VM, 5, 4);
+    tracker.observe(&key, &translated(record), Some(&nat), SECOND);
+    let (key, record) = hop(BRIDGE, false, POD, VM, 5, 0);
+    tracker.observe(&key, &record, None, SECOND);
+    let (key, record) = hop(BRIDGE, true, service, POD, 4, 0);
+    tracker.observe(&key, &translated(record), Some(&nat), SECOND);
+    let flow = report(&tracker, id);
+    assert_eq!(path(&flow), ["veth1", "cbr0", "eth0"]);
+    let packets = |counts: Option<Counts>| counts.map(|counts| counts.packets);
+    assert_eq!(packets(flow.hops[1].forward), Some(5));
+    assert_eq!(packets(flow.hops[1].reply), Some(4));
+    let tuple = flow.hops[1]
+        .tuple
+        .map(|tuple| tuple.destination.to_string());
+    assert_eq!(tuple.as_deref(), Some("10.224.1.2:8080"));
+}
+
+#[test]
 fn an_interface_that_goes_ends_what_passed_it() {
     let mut tracker = Tracker::new(1);
     let (key, record) = hop(VETH, false, POD, VM, 5, 4);

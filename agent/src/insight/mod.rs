@@ -1,1 +1,3 @@
 //! What a flow means: NAT causes, services, probes, checks.
+
+pub mod nat;

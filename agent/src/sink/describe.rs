@@ -1,5 +1,8 @@
 //! What `nodescope node` shows: the node, its interfaces and the agent's own state.
 
+mod addresses;
+mod pods;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,6 +18,7 @@ use super::proto::node::{
 use crate::cluster::{Inventory, WatchErrors};
 use crate::config::Cidrs;
 use crate::engine::{HookStatus, InterfaceStatus, Status};
+use crate::insight::nat::InForce;
 use crate::node::{self, NodeView};
 
 /// What does not change while the agent runs.
@@ -65,6 +69,8 @@ impl Describer {
         let pod_cidrs = self.pod_cidrs(&inventory);
         let model = node::model(&view, pod_cidrs.first().copied());
         let behind = node::pods_by_interface(&view);
+        let in_force = InForce::new(&inventory, model.kind);
+        let masquerade = addresses::masquerade(&in_force);
         DescribeResponse {
             name: self.facts.name.clone(),
             addresses: node_addresses(&view),
@@ -88,13 +94,22 @@ impl Describer {
             }),
             api: Some(self.api(&inventory)),
             pod_cidrs: pod_cidrs.iter().map(ToString::to_string).collect(),
-            non_masquerade_cidrs: self
-                .facts
-                .overrides
-                .non_masquerade
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            non_masquerade_cidrs: masquerade.non_masquerade_cidrs.clone(),
+            pods: pods::paths(&view, &inventory, &self.facts.name),
+            pod_addresses: Some(addresses::pod_addresses(
+                &view,
+                &inventory,
+                &self.facts.name,
+                own_range(&inventory, &self.facts.name),
+            )),
+            masquerade: Some(masquerade),
+            address_classes: addresses::classes(
+                &view,
+                &inventory,
+                &pod_cidrs,
+                &self.facts.overrides.node,
+                &self.facts.overrides.service,
+            ),
         }
     }
 
@@ -143,6 +158,13 @@ impl Describer {
             },
         }
     }
+}
+
+/// The range that is this node's alone: `--pod-cidr` is the whole cluster's.
+fn own_range(inventory: &Inventory, node: &str) -> Option<ipnet::IpNet> {
+    let ranges = &inventory.node(node)?.pod_cidrs;
+    let v4 = ranges.iter().find(|range| range.addr().is_ipv4());
+    v4.or(ranges.first()).copied()
 }
 
 fn interface(

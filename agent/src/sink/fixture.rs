@@ -120,6 +120,7 @@ pub fn pod_to_pod() -> Flow {
             expected: Expected::Kept,
             source: Some(NatSource::Skb),
         },
+        expectation: None,
         remote_sees: tuple.source,
         hops: vec![
             hop("veth0", Role::Pod, Direction::Ingress),

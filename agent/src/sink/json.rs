@@ -17,6 +17,12 @@ const RECORD: &str = "observer.GetFlowsResponse";
 /// Name of what `Node/Describe` answers.
 pub const DESCRIBE: &str = "nodescope.v1.DescribeResponse";
 
+/// Name of what `Nat/Translations` answers.
+pub const TRANSLATION: &str = "nodescope.v1.Translation";
+
+/// Name of what `Nat/Ports` answers.
+pub const SNAT_PORTS: &str = "nodescope.v1.SnatPorts";
+
 /// Why a message has no JSON form, or a JSON text is no message.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -47,8 +53,28 @@ fn dynamic(name: &str) -> Result<prost_reflect::MessageDescriptor, Error> {
 /// # Errors
 /// When the message is not of that name.
 pub fn write(name: &str, message: &impl Message, out: &mut Vec<u8>) -> Result<(), Error> {
+    write_with(SerializeOptions::new(), name, message, out)
+}
+
+/// As [`write`], with the fields that are empty, zero or false as well.
+///
+/// # Errors
+/// When the message is not of that name.
+pub fn write_whole(name: &str, message: &impl Message, out: &mut Vec<u8>) -> Result<(), Error> {
+    let options = SerializeOptions::new()
+        .skip_default_fields(false)
+        .stringify_64_bit_integers(false);
+    write_with(options, name, message, out)
+}
+
+fn write_with(
+    options: SerializeOptions,
+    name: &str,
+    message: &impl Message,
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
     let decoded = DynamicMessage::decode(dynamic(name)?, message.encode_to_vec().as_slice())?;
-    let options = SerializeOptions::new().use_proto_field_name(true);
+    let options = options.use_proto_field_name(true);
     let mut serializer = serde_json::Serializer::with_formatter(out, Plain(CompactFormatter));
     Ok(decoded.serialize_with_options(&mut serializer, &options)?)
 }

@@ -101,6 +101,14 @@ impl LabBuilder {
         self
     }
 
+    /// Adds what there is to show beyond pods that talk: load balancers with both policies in
+    /// front of `web` and `api`, and a pod that the kubelet probes in every way.
+    #[must_use]
+    pub fn showcase(mut self) -> Self {
+        self.services.extend(services::balanced(&self.topology));
+        self.pod(pods::probed(1))
+    }
+
     /// Starts no API server: agents run with `--kubeconfig none`.
     #[must_use]
     pub fn without_api(mut self) -> Self {

@@ -75,9 +75,9 @@ impl LoadBalancer<'_> {
     /// The nodes that get its traffic now.
     pub fn nodes(&self) -> Vec<usize> {
         let vip = self.vip.to_string();
-        let lines = self.lab.daemon_lines("lb").into_iter();
-        let last = lines.filter(|line| line["steer"] == vip.as_str()).last();
-        let nodes = last.as_ref().and_then(|line| line["nodes"].as_array());
+        let lines = self.lab.daemon_lines("lb");
+        let last = lines.iter().rfind(|line| line["steer"] == vip.as_str());
+        let nodes = last.and_then(|line| line["nodes"].as_array());
         let indices = nodes.into_iter().flatten().filter_map(Value::as_u64);
         indices.filter_map(|n| usize::try_from(n).ok()).collect()
     }

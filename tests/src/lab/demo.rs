@@ -48,6 +48,7 @@ pub fn run(options: &DemoOptions) -> Result<()> {
     let mut builder = super::LabBuilder::new(&options.name)
         .exact_name()
         .topology(options.topology)
+        .showcase()
         .promiscuous_bridge(options.promiscuous);
     if options.real {
         builder = builder.real();

@@ -128,3 +128,27 @@ impl Lab {
         self.lock().masq.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_returns_before_the_last_rule_masquerades() {
+        let mut config = MasqConfig::of(&Topology::overlay()).unwrap();
+        let rules = config.rules();
+        assert!(rules[2].contains("-d 10.244.0.0/16") && rules[2].ends_with("-j RETURN"));
+        assert!(rules.last().unwrap().ends_with("-j MASQUERADE"));
+        assert_eq!(rules.len(), 4);
+        config.masq_link_local = false;
+        assert!(config.rules()[2].contains("-d 169.254.0.0/16"));
+    }
+
+    #[test]
+    fn the_config_maps_hold_yaml() {
+        let config = MasqConfig::of(&Topology::azure_cni()).unwrap();
+        let value: Value = serde_yaml_ng::from_str(&config.yaml()).unwrap();
+        let wanted = json!({"NonMasqueradeCIDRs": ["10.220.0.0/16"], "MasqLinkLocal": true});
+        assert_eq!(value, wanted);
+    }
+}

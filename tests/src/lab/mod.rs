@@ -11,6 +11,24 @@
 //! # }
 //! ```
 //!
+//! [`Model`] has the network models; a load balancer, its probes, the nodes' health answers and
+//! the kubelets' probes follow the services and pods that a lab has:
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use nodescope_tests::lab::{Lab, Model, Protocol, Service, Topology};
+//! let vip = Topology::overlay().vip(1);
+//! let near = Service::new("default", "web", [10, 0, 9, 9].into())
+//!     .port("http", Protocol::Tcp, 80, 8080)
+//!     .load_balancer(vip)
+//!     .local(31_990);
+//! let lab = Lab::builder("example").topology(Model::Overlay).service(near).start()?;
+//! lab.lb(vip).wait_nodes(&[0])?; // web runs on node 0
+//! lab.vm().run_lab(["http-get", &format!("http://{vip}/")])?.success()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Every namespace of a lab is called `ns-lab<name>-<role>`; nothing outside of them is
 //! touched. Dropping the lab removes it; [`clean_stale`] removes what a killed one left.
 
@@ -40,6 +58,7 @@ mod real_services;
 pub(crate) mod relay;
 pub(crate) mod rules;
 pub(crate) mod run_dir;
+mod servers;
 mod services;
 mod topology;
 mod traffic;

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::names;
 use super::netns::Netns;
-use super::probes::Probe;
+use super::probes::{Probe, ProbeKind};
 use super::process::{Finished, Proc, lab_command};
 use super::run_dir::RUN_ROOT;
 use super::services::Protocol;
@@ -294,4 +294,15 @@ pub fn standard(topology: &Topology) -> Vec<PodSpec> {
             .port("dns-tcp", Protocol::Tcp, 53)
             .program(&["dns", "--listen", "0.0.0.0:53", "--zone", "{run}/zone.json"]),
     ]
+}
+
+/// A pod called `probed` with a probe of each kind: HTTP, TCP and gRPC.
+pub fn probed(node: usize) -> PodSpec {
+    PodSpec::new("probed", node)
+        .serving()
+        .port("grpc", Protocol::Tcp, 50051)
+        .program(&["serve-grpc-health", "--listen", "0.0.0.0:50051"])
+        .probe(Probe::http(ProbeKind::Readiness, 8080, "/ready").every(5))
+        .probe(Probe::tcp(ProbeKind::Startup, 8080).every(10))
+        .probe(Probe::grpc(ProbeKind::Liveness, 50051, "").every(10))
 }

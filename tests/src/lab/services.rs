@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::names;
 use super::pods::Pod;
+use super::topology::Topology;
 
 /// A transport protocol, as Kubernetes writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -281,5 +282,22 @@ pub fn standard(dns: Ipv4Addr, gateway: Ipv4Addr) -> Vec<Service> {
         app("web", cluster_ip(37, 21)),
         app("web2", cluster_ip(112, 8)),
         app("api", cluster_ip(201, 84)),
+    ]
+}
+
+/// Load balancers for a demonstration: `web-near` with policy Local, `api-open` with Cluster.
+pub fn balanced(topology: &Topology) -> [Service; 2] {
+    let [a, b, ..] = topology.dns.octets();
+    let service = |name: &str, app: &str, number: u8| {
+        let ip = Ipv4Addr::new(a, b, 140, number);
+        let mut service = Service::new("default", name, ip)
+            .port("http", Protocol::Tcp, 80, 8080)
+            .load_balancer(topology.vip(number));
+        service.selector = Some(("app".to_owned(), app.to_owned()));
+        service
+    };
+    [
+        service("web-near", "web", 1).local(names::node_port("web-near")),
+        service("api-open", "api", 2),
     ]
 }

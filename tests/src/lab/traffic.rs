@@ -5,14 +5,14 @@ use std::thread;
 use anyhow::{Result, anyhow};
 
 use super::Lab;
-use super::process::lab_command;
+use super::process::{Finished, lab_command};
 
 /// One thing that happens in a round.
 #[derive(Clone, Debug)]
 pub struct Play {
     /// What it shows.
     pub what: &'static str,
-    /// The pod that does it.
+    /// The pod, or the role of the machine, that does it.
     pub pod: &'static str,
     /// Arguments for the lab binary, or a system command when they start with one.
     pub argv: Vec<String>,
@@ -28,7 +28,8 @@ pub struct Played {
 }
 
 impl Lab {
-    /// What a round consists of: same node, other node, masquerade, service, DNS, ping.
+    /// What a round consists of: same node, other node, masquerade, service, DNS, ping, metadata,
+    /// and each load balancer from the VM.
     pub fn plays(&self) -> Result<Vec<Play>> {
         let (dns, vm, onprem) = (
             self.topology.dns,
@@ -49,7 +50,14 @@ impl Lab {
                 .map(str::to_owned)
                 .collect(),
         };
-        Ok(vec![
+        let balanced = self.lock().services.clone();
+        let balanced = balanced.iter().filter_map(|service| {
+            let (vip, port) = (service.vip?, service.ports.first()?.port);
+            let line = format!("http-get http://{vip}:{port}/balanced");
+            Some(lab("VM to a load balancer", "vm", line))
+        });
+        let balanced = balanced.collect::<Result<Vec<_>>>()?;
+        let mut plays = vec![
             lab(
                 "pod to pod on the same node",
                 "web",
@@ -89,8 +97,15 @@ impl Lab {
                 format!("dns-query no-such.default.svc.cluster.local --server {dns}"),
             )?,
             ping("ping on the other node", "api", web),
+            lab(
+                "pod to instance metadata",
+                "web2",
+                "http-get http://169.254.169.254/metadata/instance".to_owned(),
+            )?,
             ping("ping to on-premises", "web2", onprem),
-        ])
+        ];
+        plays.extend(balanced);
+        Ok(plays)
     }
 
     /// Plays one round, everything at once, and waits for its end.
@@ -101,9 +116,9 @@ impl Lab {
                 .into_iter()
                 .map(|play| {
                     scope.spawn(move || {
-                        let outcome = self
-                            .pod(play.pod)
-                            .and_then(|pod| pod.run(&play.argv)?.success());
+                        let pod = self.pod(play.pod).map(|pod| pod.netns());
+                        let netns = pod.unwrap_or_else(|_| self.netns(play.pod));
+                        let outcome = netns.run(&play.argv).and_then(Finished::success);
                         Played {
                             play,
                             error: outcome.err().map(|error| format!("{error:#}")),

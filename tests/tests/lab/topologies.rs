@@ -80,6 +80,25 @@ fn the_host_side_of_azure_cni_is_as_on_a_node() -> Result<()> {
 }
 
 #[test]
+fn the_showcase_plays_in_every_model_with_agents() -> Result<()> {
+    for model in Model::ALL {
+        let Some(lab) = build("show", model, |lab| lab.showcase())? else {
+            return Ok(());
+        };
+        let mut agent = lab.start_agent(0, &[])?;
+        for played in lab.play()? {
+            assert!(played.error.is_none(), "{model:?}: {played:?}");
+        }
+        let web = lab.pod("web")?;
+        agent.stop()?;
+        let hop = format!("\"{}\"", web.host_interface());
+        let flows = agent.flows()?;
+        assert!(flows.iter().any(|flow| flow.to_string().contains(&hop)));
+    }
+    Ok(())
+}
+
+#[test]
 fn addresses_are_those_of_the_models() -> Result<()> {
     let cni = Topology::azure_cni();
     assert!(cni.nodes.iter().all(|node| node.pod_cidr.is_none()));

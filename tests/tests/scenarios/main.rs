@@ -3,9 +3,13 @@
 
 mod api_faults;
 mod bad_input;
+mod cli;
 mod common;
 mod conservation;
 mod lifecycle;
+mod nat;
+mod nat_ports;
+mod node;
 mod pod_to_pod;
 mod services;
 mod snat;

@@ -118,7 +118,8 @@ fn what_a_new_list_does_not_show_is_gone() -> Outcome {
             ("pods", 2),
             ("services", 1),
             ("endpointslices", 1),
-            ("nodes", 2)
+            ("nodes", 2),
+            ("configmaps", 0)
         ]
     );
     assert_eq!(api.holder("10.244.0.16", at(60))?, "d");

@@ -2,6 +2,7 @@
 
 mod configuring;
 mod knowing;
+mod masquerade;
 mod naming;
 
 use std::net::IpAddr;

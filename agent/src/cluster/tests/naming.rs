@@ -81,6 +81,7 @@ fn flow(
             expected: Expected::Unknown,
             source: None,
         },
+        expectation: None,
         remote_sees: translated.source,
         hops,
     })

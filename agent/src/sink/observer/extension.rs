@@ -9,7 +9,7 @@ use std::time::Duration;
 use prost_types::{Any, Timestamp, Value};
 
 use super::structs::{Fields, IntoValue as _, number, pack, put, text};
-use crate::flow::{Flow, Hop, Nat, Tcp, Traffic, Tuple};
+use crate::flow::{Flow, Hop, Tcp, Traffic, Tuple};
 use crate::sink::names;
 
 /// The extensions of a flow.
@@ -40,7 +40,7 @@ pub fn of(flow: &Flow) -> Any {
         put(&mut icmp, "echo_rtt_seconds", seconds(rtt));
         put(&mut fields, "icmp", icmp);
     }
-    put(&mut fields, "nat", nat(&flow.nat));
+    put(&mut fields, "nat", nat(flow));
     put(&mut fields, "remote_sees", socket(flow.remote_sees));
     put(
         &mut fields,
@@ -91,7 +91,8 @@ fn flag_list(flags: u8) -> Vec<Value> {
         .collect()
 }
 
-fn nat(nat: &Nat) -> Fields {
+fn nat(flow: &Flow) -> Fields {
+    let nat = &flow.nat;
     let mut fields = Fields::new();
     put(&mut fields, "kind", names::nat_kind(nat.kind));
     put(&mut fields, "original", tuple(&nat.original));
@@ -100,6 +101,15 @@ fn nat(nat: &Nat) -> Fields {
     put(&mut fields, "expected", names::expected(nat.expected));
     if let Some(source) = nat.source {
         put(&mut fields, "source", names::nat_source(source));
+    }
+    if let Some(because) = &flow.expectation {
+        put(&mut fields, "because", because.to_string());
+        if nat.is_mismatch() {
+            let mut sides = Fields::new();
+            put(&mut sides, "configured", because.to_string());
+            put(&mut sides, "observed", nat.observed());
+            put(&mut fields, "mismatch", sides);
+        }
     }
     fields
 }

@@ -4,6 +4,7 @@ pub mod convert;
 pub mod extension;
 pub mod filter;
 pub mod identity;
+mod nat;
 pub mod ring;
 pub mod select;
 pub mod serve;
@@ -13,6 +14,7 @@ mod stream;
 pub mod structs;
 mod summary;
 
+pub use nat::NatService;
 pub use serve::{bind, serve, serve_tcp, serve_unix};
 pub use service::VERSION;
 pub use state::{Config, DEFAULT_CAPACITY, Observer};

@@ -11,6 +11,7 @@ use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::server::Router;
 
 use super::state::Observer;
+use crate::sink::proto::node::nat_server::NatServer;
 use crate::sink::proto::node::node_server::NodeServer;
 use crate::sink::proto::observer::observer_server::ObserverServer;
 use crate::sink::proto::peer::peer_server::PeerServer;
@@ -120,6 +121,7 @@ async fn router(observer: &Observer) -> Router {
         .add_service(ObserverServer::new(observer.clone()))
         .add_service(PeerServer::new(observer.clone()))
         .add_service(NodeServer::new(observer.clone()))
+        .add_optional_service(observer.nat().cloned().map(NatServer::new))
 }
 
 /// Makes the socket, mode 0660; one that a dead agent left is replaced.

@@ -1,13 +1,15 @@
 //! What the server knows: recent flows, namespaces, when it started.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use super::nat::NatService;
 use super::ring::{Batch, Ring};
 use crate::flow::{Flow, Identity};
+use crate::insight::nat::Translations;
 use crate::sink::proto::node::DescribeResponse;
 
 /// Flows kept when nothing else is said.
@@ -42,6 +44,8 @@ struct Shared {
     recent: Mutex<Recent>,
     /// How many flows there ever were; wakes readers that wait for more.
     seen: watch::Sender<u64>,
+    /// Open connections with their translation, where an agent keeps them.
+    nat: OnceLock<NatService>,
     /// Turns true when streams have to end.
     closing: watch::Sender<bool>,
 }
@@ -67,8 +71,23 @@ impl Observer {
             describe: Box::new(describe),
             recent: Mutex::new(recent),
             seen: watch::Sender::new(0),
+            nat: OnceLock::new(),
             closing: watch::Sender::new(false),
         }))
+    }
+
+    /// Serves `nodescope.v1.Nat` as well, from these; of several the first counts.
+    #[must_use]
+    pub fn with_translations(self, translations: Translations) -> Self {
+        let node = self.0.config.node.clone();
+        self.0
+            .nat
+            .get_or_init(|| NatService::new(node, translations));
+        self
+    }
+
+    pub(super) fn nat(&self) -> Option<&NatService> {
+        self.0.nat.get()
     }
 
     /// Adds flows, oldest first. Never waits for a reader: who is slow is told what it missed.

@@ -28,6 +28,8 @@ pub(super) enum News {
     Unanswered,
     /// Its translation is known.
     Translation,
+    /// Its translation is not what the configuration says.
+    Mismatch,
 }
 
 /// What was counted of a connection.
@@ -37,6 +39,7 @@ struct Counted {
     handshake: bool,
     reset: bool,
     translation: bool,
+    mismatch: bool,
 }
 
 /// The open connections; as many as the flow room keeps, for it closes each it opens.
@@ -86,6 +89,10 @@ impl Connections {
         if !counted.translation && (settled || (known && flow.nat.kind != NatKind::None)) {
             counted.translation = true;
             news.push(News::Translation);
+        }
+        if flow.nat.is_mismatch() && !counted.mismatch {
+            counted.mismatch = true;
+            news.push(News::Mismatch);
         }
         if closing {
             news.push(News::Closed(counted.class));

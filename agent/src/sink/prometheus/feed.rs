@@ -10,6 +10,7 @@ use super::{Metrics, SelfMetrics};
 use crate::cluster::{Inventory, WatchErrors};
 use crate::engine::{HookStatus, Status};
 use crate::flow::Direction;
+use crate::insight::nat::Translations;
 use crate::sink::log::FlowLog;
 
 /// Where the values come from.
@@ -20,6 +21,8 @@ pub struct Sources {
     pub inventory: Arc<ArcSwap<Inventory>>,
     /// Its failures.
     pub errors: Arc<WatchErrors>,
+    /// Open connections with their translation.
+    pub translations: Translations,
     /// The flow log, where there is one.
     pub log: Option<FlowLog>,
 }
@@ -37,6 +40,8 @@ pub async fn feed(metrics: Arc<Metrics>, mut sources: Sources) {
         for (kind, count) in sources.errors.counts() {
             own.set_kube_watch_errors(kind, count);
         }
+        let ports = sources.translations.ports().into_iter();
+        metrics.set_snat_ports(ports.map(|one| (one.destination.to_string(), one.ports)));
         if let Some(log) = &sources.log {
             own.set_events_lost("flow_log", log.lost());
         }

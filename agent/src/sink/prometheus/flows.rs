@@ -25,6 +25,7 @@ pub(super) struct FlowMetrics {
     resets: IntCounter,
     unanswered: IntCounter,
     nat: IntCounterVec,
+    mismatches: IntCounter,
     connections: Connections,
 }
 
@@ -89,6 +90,11 @@ impl FlowMetrics {
                 "Connections by translation, its cause and what the configuration says.",
                 &["kind", "cause", "expected"],
             )?,
+            mismatches: family::counter(
+                registry,
+                "snat_mismatch_total",
+                "Connections whose initiator was translated or kept against the configuration.",
+            )?,
             connections: Connections::default(),
             labels,
         })
@@ -122,6 +128,7 @@ impl FlowMetrics {
             News::Handshake(time) => self.handshake.observe(time.as_secs_f64()),
             News::Reset => self.resets.inc(),
             News::Unanswered => self.unanswered.inc(),
+            News::Mismatch => self.mismatches.inc(),
             News::Translation => {
                 let nat = &flow.nat;
                 self.nat

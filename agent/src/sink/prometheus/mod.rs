@@ -11,6 +11,7 @@ mod family;
 mod feed;
 mod flows;
 mod labels;
+mod nat;
 mod own;
 mod server;
 #[cfg(test)]
@@ -61,6 +62,7 @@ pub struct Metrics {
     registry: Registry,
     flows: Mutex<flows::FlowMetrics>,
     own: SelfMetrics,
+    snat_ports: nat::SnatPorts,
 }
 
 impl Metrics {
@@ -73,10 +75,12 @@ impl Metrics {
         let own = SelfMetrics::new(&registry)?;
         let limited = own.series_limited().clone();
         let flows = flows::FlowMetrics::new(&registry, options, &limited)?;
+        let snat_ports = nat::SnatPorts::new(&registry, options.max_series)?;
         Ok(Self {
             registry,
             flows: Mutex::new(flows),
             own,
+            snat_ports,
         })
     }
 
@@ -87,6 +91,11 @@ impl Metrics {
         for record in records {
             flows.observe(record);
         }
+    }
+
+    /// Takes over the source ports in use now, by destination, most first.
+    pub fn set_snat_ports(&self, in_use: impl Iterator<Item = (String, usize)>) {
+        self.snat_ports.set(in_use);
     }
 
     /// What the agent says about itself.

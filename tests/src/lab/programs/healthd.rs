@@ -141,3 +141,52 @@ fn proxy_answer(plan: &HealthPlan) -> Response {
     ];
     (status(plan.proxy_healthy), headers, body.to_string()).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn plan(local_endpoints: usize, proxy_healthy: bool, old_form: bool) -> HealthPlan {
+        HealthPlan {
+            proxy_healthy,
+            old_form,
+            services: vec![ServiceHealth {
+                namespace: "default".to_owned(),
+                name: "web".to_owned(),
+                port: 31_000,
+                local_endpoints,
+            }],
+        }
+    }
+
+    async fn answer(plan: &HealthPlan, port: u16, path: &str) -> (u16, Value) {
+        let response = respond(plan, port, path);
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    #[tokio::test]
+    async fn endpoints_and_proxy_decide_together() {
+        let (status, body) = answer(&plan(2, true, false), 31_000, "/").await;
+        assert_eq!((status, &body["localEndpoints"]), (200, &json!(2)));
+        assert_eq!(
+            body["service"],
+            json!({"namespace": "default", "name": "web"})
+        );
+        let (status, body) = answer(&plan(2, false, false), 31_000, "/").await;
+        assert_eq!((status, &body["serviceProxyHealthy"]), (503, &json!(false)));
+        let (status, body) = answer(&plan(0, true, true), 31_000, "/").await;
+        assert_eq!((status, body.get("serviceProxyHealthy")), (503, None));
+        assert_eq!(
+            answer(&plan(0, true, false), PROXY_PORT, "/healthz")
+                .await
+                .0,
+            200
+        );
+        assert_eq!(answer(&plan(0, true, false), PROXY_PORT, "/").await.0, 404);
+    }
+}

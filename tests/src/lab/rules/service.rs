@@ -193,14 +193,14 @@ impl Port<'_> {
         );
         let target = self.to(self.service.cluster_ip);
         filter.rule(format!("KUBE-SERVICES {target} {none}"));
-        for target in self.from_outside() {
+        for target in self.outside_targets() {
             filter.rule(format!("KUBE-EXTERNAL-SERVICES {target} {none}"));
         }
     }
 
     /// Policy Local without an endpoint here: dropped, so that the client tries again.
     fn drop_without_local(&self, filter: &mut Table) {
-        for target in self.from_outside() {
+        for target in self.outside_targets() {
             filter.rule(format!(
                 "KUBE-EXTERNAL-SERVICES {target} -m comment --comment \
                  \"{} has no local endpoints\" -j DROP",
@@ -210,7 +210,7 @@ impl Port<'_> {
     }
 
     /// Matches of packets to the load balancer and to the node port.
-    fn from_outside(&self) -> Vec<String> {
+    fn outside_targets(&self) -> Vec<String> {
         let vip = self.service.vip.map(|vip| self.to(vip));
         let node_port = self.port.node_port.map(|port| {
             let target = self.to_node_port(port);
