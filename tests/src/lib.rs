@@ -2,3 +2,4 @@
 
 pub mod apiserver;
 pub mod lab;
+pub mod real;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use nodescope_tests::lab::{self, demo, programs};
+use nodescope_tests::real;
 
 #[derive(Parser)]
 #[command(
@@ -27,6 +28,15 @@ enum Command {
     },
     /// Remove what labs left that were killed
     Clean,
+    /// Hold a real control plane until standard input ends
+    #[command(hide = true)]
+    ControlPlane {
+        #[arg(long)]
+        name: String,
+        /// The range of ClusterIPs
+        #[arg(long)]
+        services: ipnet::Ipv4Net,
+    },
     /// Become a command, inside a namespace if one is named, and die with the parent
     #[command(hide = true)]
     ExecIn {
@@ -63,6 +73,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 println!("removed lab {name}");
             }
         }
+        Command::ControlPlane { name, services } => real::keep(&name, services)?,
         Command::ExecIn {
             netns,
             parent,

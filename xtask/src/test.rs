@@ -1,6 +1,7 @@
 //! All tests: of the units, of the kernel side's host-testable part, and end to end.
 
 use std::ffi::OsString;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
@@ -11,6 +12,17 @@ use crate::workspace::{self, KERNEL_SIDE};
 /// Tests at once. The end-to-end tests mostly wait, each in namespaces of its own, but more of
 /// them than this compete for the kernel's network lock rather than run side by side.
 const MOST_AT_ONCE: usize = 4;
+
+/// The end-to-end tests that run a second time on a real control plane: those in which services,
+/// names and translation matter. The others test nothing that differs there.
+const REAL: [&str; 6] = [
+    "scenario_06",
+    "scenario_07",
+    "scenario_11",
+    "scenario_17",
+    "scenario_18",
+    "scenario_19",
+];
 
 /// Builds and runs the tests that `arguments` (a filter, options of the test program) choose.
 ///
@@ -35,8 +47,33 @@ pub fn run(arguments: &[OsString]) -> anyhow::Result<()> {
     let host = tests(&packages, arguments, &built);
     // Run in any case: one report of everything is worth more than the first failure alone.
     let kernel = tests(&["--package", KERNEL_SIDE, "--tests"], arguments, &built);
+    let real = on_real_control_plane(arguments, &built);
     println!("tests took {:.0} s", started.elapsed().as_secs_f64());
-    host.and(kernel).context("tests failed")
+    host.and(kernel).and(real).context("tests failed")
+}
+
+/// Runs tests once more with a real kube-apiserver and kube-proxies, where there are any: those
+/// of [`REAL`], or those that `arguments` choose.
+fn on_real_control_plane(arguments: &[OsString], built: &workspace::Built) -> anyhow::Result<()> {
+    if std::env::var_os("KUBEBUILDER_ASSETS").is_none_or(|dir| dir.is_empty()) {
+        println!("skipped: the scenarios on a real control plane (KUBEBUILDER_ASSETS is not set)");
+        return Ok(());
+    }
+    let packages = [
+        "--workspace",
+        "--exclude",
+        KERNEL_SIDE,
+        "--test",
+        "scenarios",
+    ];
+    let mut cargo = command(&packages, built)?;
+    cargo.env("NODESCOPE_LAB", "real");
+    if arguments.is_empty() {
+        cargo.arg("--").args(REAL);
+    } else {
+        cargo.args(arguments);
+    }
+    shell::run(&mut cargo)
 }
 
 fn tests(
@@ -44,15 +81,17 @@ fn tests(
     arguments: &[OsString],
     built: &workspace::Built,
 ) -> anyhow::Result<()> {
+    shell::run(command(packages, built)?.args(arguments))
+}
+
+/// `cargo test` for some packages.
+fn command(packages: &[&str], built: &workspace::Built) -> anyhow::Result<Command> {
     let mut cargo = workspace::cargo()?;
-    cargo
-        .args(["test", "--no-fail-fast"])
-        .args(packages)
-        .args(arguments);
+    cargo.args(["test", "--no-fail-fast"]).args(packages);
     cargo.env("NODESCOPE_BIN", &built.nodescope);
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         cargo.env("RUST_TEST_THREADS", cores.min(MOST_AT_ONCE).to_string());
     }
-    shell::run(&mut cargo)
+    Ok(cargo)
 }

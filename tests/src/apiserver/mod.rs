@@ -27,7 +27,7 @@ pub mod faults;
 mod fields;
 pub mod history;
 pub mod kinds;
-mod kubeconfig;
+pub mod kubeconfig;
 mod labels;
 mod list;
 mod listener;

@@ -24,18 +24,22 @@ pub enum Error {
     Tls(#[from] tokio_rustls::rustls::Error),
 }
 
-/// The TLS side of a server.
-pub struct Tls {
-    acceptor: TlsAcceptor,
-    authority: String,
+/// A server's certificate, and the authority that signed it.
+pub struct Certificate {
+    /// The authority's certificate, PEM.
+    pub authority: String,
+    /// The server's certificate.
+    pub certificate: rcgen::Certificate,
+    /// The server's key.
+    pub key: KeyPair,
 }
 
-impl Tls {
+impl Certificate {
     /// Makes an authority and a certificate for [`SERVER_NAME`], loopback and `address`.
     ///
     /// # Errors
     /// Where the system's random numbers or the address cannot be used.
-    pub fn new(address: &str) -> Result<Self, Error> {
+    pub fn make(address: &str) -> Result<Self, Error> {
         let mut authority = CertificateParams::new(Vec::new())?;
         authority
             .distinguished_name
@@ -60,16 +64,37 @@ impl Tls {
             .push(rcgen::DnType::CommonName, "kube-apiserver");
         let key = KeyPair::generate()?;
         let certificate = server.signed_by(&key, &authority)?;
+        Ok(Self {
+            authority: authority.pem(),
+            certificate,
+            key,
+        })
+    }
+}
+
+/// The TLS side of a server.
+pub struct Tls {
+    acceptor: TlsAcceptor,
+    authority: String,
+}
+
+impl Tls {
+    /// Takes handshakes with a new certificate for [`SERVER_NAME`], loopback and `address`.
+    ///
+    /// # Errors
+    /// Where the system's random numbers or the address cannot be used.
+    pub fn new(address: &str) -> Result<Self, Error> {
+        let made = Certificate::make(address)?;
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+                vec![made.certificate.der().clone()],
+                PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.key.serialize_der())),
             )?;
         Ok(Self {
             acceptor: TlsAcceptor::from(Arc::new(config)),
-            authority: authority.pem(),
+            authority: made.authority,
         })
     }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
+use super::control_plane::{ControlPlane, Who};
 use crate::apiserver::ApiServer;
 
 /// The token that the lab's clients show.
@@ -35,14 +36,10 @@ impl Api {
             runtime: Some(runtime),
         })
     }
+}
 
-    /// The server itself.
-    pub(super) fn server(&self) -> &ApiServer {
-        &self.server
-    }
-
-    /// Creates or replaces an object.
-    pub(super) fn apply(&self, object: Value) -> Result<()> {
+impl ControlPlane for Api {
+    fn apply(&self, object: Value) -> Result<()> {
         let name = object["metadata"]["name"].to_string();
         self.server
             .store()
@@ -51,12 +48,24 @@ impl Api {
             .with_context(|| format!("telling the API server of {name}"))
     }
 
-    /// Removes an object.
-    pub(super) fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
+    fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
         self.server
             .store()
             .delete(kind, namespace, name)
             .with_context(|| format!("removing {kind} {namespace}/{name} from the API server"))
+    }
+
+    fn address(&self) -> Result<SocketAddr> {
+        Ok(self.server.address())
+    }
+
+    /// It has one token, which may do everything.
+    fn kubeconfig(&self, url: &str, _who: Who) -> Result<String> {
+        Ok(self.server.kubeconfig(url))
+    }
+
+    fn simulated(&self) -> Option<&ApiServer> {
+        Some(&self.server)
     }
 }
 

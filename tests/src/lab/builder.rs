@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::api::Api;
+use super::control_plane::ControlPlane;
 use super::masq::MasqConfig;
 use super::plans::Cloud;
 use super::pods::{self, PodSpec};
@@ -16,6 +17,7 @@ use super::run_dir::{self, RunDir};
 use super::services::{self, Service};
 use super::topology::{FABRIC_SYSCTLS, NODE_SYSCTLS, SWITCH_SYSCTLS, Topology};
 use super::{Lab, State, names, netns};
+use crate::real::{self, RealControlPlane};
 
 /// What a lab is to be like. Made by [`Lab::builder`].
 pub struct LabBuilder {
@@ -26,6 +28,7 @@ pub struct LabBuilder {
     pods: Vec<PodSpec>,
     services: Vec<Service>,
     api: bool,
+    real: bool,
     cloud: Cloud,
 }
 
@@ -39,6 +42,7 @@ impl LabBuilder {
             promiscuous: true,
             pods: Vec::new(),
             api: true,
+            real: real::is_asked_for(),
             cloud: Cloud::default(),
         }
     }
@@ -112,6 +116,21 @@ impl LabBuilder {
         self
     }
 
+    /// Starts etcd, a real kube-apiserver and controller-manager, and a real kube-proxy on each
+    /// node, in place of the lab's own. `NODESCOPE_LAB=real` does the same for every lab.
+    #[must_use]
+    pub fn real(mut self) -> Self {
+        self.real = true;
+        self
+    }
+
+    /// The lab's own API server and rules, whatever the environment asks for.
+    #[must_use]
+    pub fn simulated(mut self) -> Self {
+        self.real = false;
+        self
+    }
+
     /// Builds it: when this returns, every pod can send and every server listens. What
     /// crashed labs left is removed before.
     pub fn start(self) -> Result<Lab> {
@@ -124,7 +143,10 @@ impl LabBuilder {
         run_dir::clean_stale()?;
         let run = RunDir::take(&name)?;
         fs::create_dir_all(run.path().join("logs"))?;
-        let api = self.api.then(Api::start).transpose()?;
+        let api = self
+            .api
+            .then(|| control_plane(self.real, &self.topology))
+            .transpose()?;
         let topology = self.topology;
         let wiring = topology
             .model
@@ -157,6 +179,14 @@ impl LabBuilder {
     }
 }
 
+/// The real control plane, or the lab's own API server.
+fn control_plane(real: bool, topology: &Topology) -> Result<Box<dyn ControlPlane>> {
+    Ok(match real {
+        true => Box::new(RealControlPlane::take(topology.service_range)?),
+        false => Box::new(Api::start()?),
+    })
+}
+
 /// Everything that [`LabBuilder::start`] does inside namespaces.
 fn build(lab: &Lab, pods: Vec<PodSpec>) -> Result<()> {
     let topology = &lab.topology;
@@ -182,9 +212,10 @@ fn build(lab: &Lab, pods: Vec<PodSpec>) -> Result<()> {
     lab.vm().ip(&topology.machine_lines(&topology.vm))?;
     lab.onprem().ip(&topology.machine_lines(&topology.onprem))?;
     lab.apply_static_objects()?;
+    lab.start_relays()?;
+    lab.start_proxies()?;
     lab.add_pods(pods)?;
     lab.start_machine_servers()?;
-    lab.start_relays()?;
     let mut ports = roles;
     ports.retain(|role| role != "fabric" && *role != topology.onprem.role);
     lab.wait_forwarding(&lab.fabric(), &ports)

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
+use super::control_plane::Who;
 use super::masq::MasqConfig;
 use super::netns::{self, Netns};
 use super::pods::{self, Pod, PodSpec};
@@ -121,6 +122,10 @@ impl Lab {
             )
         };
         let masquerade = self.wiring.masquerade_rules(&self.topology, masq.as_ref());
+        if let Some(real) = self.real() {
+            self.sync_real(real, &services, &pods, &masquerade)?;
+            return self.sync_daemons(&pods, &services);
+        }
         for node in 0..self.topology.nodes.len() {
             let input = rules::Input {
                 topology: &self.topology,
@@ -158,17 +163,18 @@ impl Lab {
     /// Makes the API server reachable on each node's loopback, and for kubectl outside.
     pub(super) fn start_relays(&self) -> Result<()> {
         let (Some(api), Some(path), Some(node_path)) = (
-            self.api(),
+            &self.api,
             self.kubeconfig_path(),
             self.node_kubeconfig_path(),
         ) else {
             return Ok(());
         };
-        std::fs::write(path, api.kubeconfig(&api.url()))?;
-        let url = format!("https://{API_ON_NODE}");
-        std::fs::write(node_path, api.kubeconfig(&url))?;
+        let outside = format!("https://{}", api.address()?);
+        std::fs::write(path, api.kubeconfig(&outside, Who::Admin)?)?;
+        let inside = format!("https://{API_ON_NODE}");
+        std::fs::write(node_path, api.kubeconfig(&inside, Who::Agent)?)?;
         for index in 0..self.topology.nodes.len() {
-            let relay = Relay::start(&self.node(index), API_ON_NODE, api.address())?;
+            let relay = Relay::start(&self.node(index), API_ON_NODE, api.address()?)?;
             if let Ok(mut relays) = self.relays.lock() {
                 relays.push(relay);
             }

@@ -35,17 +35,24 @@ pub struct DemoOptions {
     /// Start no agents: only the cluster and its traffic
     #[arg(long)]
     pub no_agents: bool,
+    /// Run a real kube-apiserver, controller-manager and kube-proxies, from the folder that
+    /// KUBEBUILDER_ASSETS names
+    #[arg(long)]
+    pub real: bool,
 }
 
 /// Runs the lab until its time is over or the user ends it; removes it.
 pub fn run(options: &DemoOptions) -> Result<()> {
     let stop = stop_flag()?;
     let start = Instant::now();
-    let builder = super::LabBuilder::new(&options.name)
+    let mut builder = super::LabBuilder::new(&options.name)
         .exact_name()
         .topology(options.topology)
         .showcase()
         .promiscuous_bridge(options.promiscuous);
+    if options.real {
+        builder = builder.real();
+    }
     let lab = builder.start()?;
     let nodes = lab.topology().nodes.len();
     let mut agents = Vec::new();

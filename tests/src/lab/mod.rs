@@ -39,13 +39,14 @@ mod builder;
 mod capture;
 mod cloud;
 mod cluster;
+pub(crate) mod control_plane;
 mod daemon;
 pub mod demo;
 mod kubenet;
 mod masq;
 mod model;
-mod names;
-mod netns;
+pub(crate) mod names;
+pub(crate) mod netns;
 mod objects;
 mod plans;
 mod pods;
@@ -53,9 +54,10 @@ mod probes;
 mod process;
 pub mod programs;
 mod readiness;
-mod relay;
-mod rules;
-mod run_dir;
+mod real_services;
+pub(crate) mod relay;
+pub(crate) mod rules;
+pub(crate) mod run_dir;
 mod servers;
 mod services;
 mod topology;
@@ -73,10 +75,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::apiserver::ApiServer;
+use crate::real::RealControlPlane;
 pub use agent::Agent;
 pub use builder::{LabBuilder, is_root};
 pub use capture::{BothWays, Capture, Captured, Frame};
 pub use cloud::LoadBalancer;
+use control_plane::ControlPlane;
 pub use masq::MasqConfig;
 pub use model::Model;
 pub use names::{NAMESPACE_PREFIX, namespace_prefix};
@@ -107,7 +111,7 @@ pub struct Lab {
     cloud: Mutex<plans::Cloud>,
     daemons: Mutex<daemon::Daemons>,
     relays: Mutex<Vec<relay::Relay>>,
-    api: Option<api::Api>,
+    api: Option<Box<dyn ControlPlane>>,
     started: AtomicU32,
     // Last: its lock says that the lab lives.
     run: run_dir::RunDir,
@@ -147,17 +151,25 @@ impl Lab {
 
     /// A kubeconfig for clients on this machine; none without an API server.
     pub fn kubeconfig_path(&self) -> Option<PathBuf> {
-        self.api().map(|_| self.run_dir().join("kubeconfig"))
+        self.api.as_ref()?;
+        Some(self.run_dir().join("kubeconfig"))
     }
 
     /// A kubeconfig for clients in a node's namespace; none without an API server.
     pub fn node_kubeconfig_path(&self) -> Option<PathBuf> {
-        self.api().map(|_| self.run_dir().join("node.kubeconfig"))
+        self.api.as_ref()?;
+        Some(self.run_dir().join("node.kubeconfig"))
     }
 
-    /// The API server, to change objects and to make it misbehave; none in a lab without.
+    /// The lab's own API server, to change objects and to make it misbehave; none in a lab
+    /// without, or with a real control plane.
     pub fn api(&self) -> Option<&ApiServer> {
-        self.api.as_ref().map(api::Api::server)
+        self.api.as_ref()?.simulated()
+    }
+
+    /// The real control plane, where the lab has one.
+    pub fn real(&self) -> Option<&RealControlPlane> {
+        self.api.as_ref()?.real()
     }
 
     /// The namespace of `role`: `fabric`, `node0`, `vm`, `onprem`, `pod-web`…

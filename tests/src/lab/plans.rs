@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::Lab;
 use super::pods::Pod;
@@ -53,8 +53,13 @@ impl Lab {
         let cloud = self.lock_cloud().clone();
         for index in 0..self.topology.nodes.len() {
             let (node, role) = (self.node(index), node_role(index));
-            let plan = health_plan(&cloud, index, pods, services);
-            self.follow(&format!("{role}-health"), "node-health", &node, &plan)?;
+            // A real kube-proxy answers itself.
+            if self.real().is_none() {
+                let plan = health_plan(&cloud, index, pods, services);
+                self.follow(&format!("{role}-health"), "node-health", &node, &plan)?;
+            } else if cloud.sick.contains(&index) {
+                bail!("a real kube-proxy cannot be told to be ill");
+            }
             let name = format!("{role}-kubelet");
             let plan = kubelet_plan(index, pods);
             let runs = self.lock_daemons().contains_key(&name);

@@ -1,10 +1,10 @@
-//! A way from a node's loopback to the API server on the machine's loopback.
+//! A way from one namespace's loopback to the API server on another's.
 //!
 //! Nodes reach the API server without a packet on any interface that the agent looks at, so
 //! that list and watch traffic does not disturb exact counts.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -16,7 +16,8 @@ use super::netns::Netns;
 /// A relay that runs; it takes no new connections after it is dropped.
 #[derive(Debug)]
 pub struct Relay {
-    netns: Netns,
+    /// Where it listens: the namespace, or where the process is.
+    netns: Option<Netns>,
     listen: SocketAddr,
     stopped: Arc<AtomicBool>,
     acceptor: Option<JoinHandle<()>>,
@@ -29,23 +30,48 @@ impl Relay {
         let listener = netns
             .enter(|| TcpListener::bind(listen))?
             .with_context(|| format!("listening on {listen} in {}", netns.name()))?;
+        let connect = move || TcpStream::connect(target).ok();
+        Self::run(listener, Some(netns.clone()), connect)
+    }
+
+    /// Relays connections to a free port of the caller's loopback to `target` in `netns`.
+    pub fn into_netns(netns: &Netns, target: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let netns = netns.clone();
+        let connect = move || netns.enter(|| TcpStream::connect(target).ok()).ok()?;
+        Self::run(listener, None, connect)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
+    fn run(
+        listener: TcpListener,
+        netns: Option<Netns>,
+        connect: impl Fn() -> Option<TcpStream> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let listen = listener.local_addr()?;
         let stopped = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopped);
+        let connect = Arc::new(connect);
         let acceptor = std::thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
                 if stop.load(Ordering::SeqCst) {
                     break;
                 }
+                let connect = Arc::clone(&connect);
                 std::thread::spawn(move || {
                     // A target that is away closes the connection: what the client must see.
-                    if let Ok(far) = TcpStream::connect(target) {
+                    if let Some(far) = connect() {
                         let _ = join(near, far);
                     }
                 });
             }
         });
         Ok(Self {
-            netns: netns.clone(),
+            netns,
             listen,
             stopped,
             acceptor: Some(acceptor),
@@ -58,8 +84,12 @@ impl Drop for Relay {
         self.stopped.store(true, Ordering::SeqCst);
         // One connection wakes the acceptor, which then sees that it is to stop.
         let listen = self.listen;
-        let woken = self.netns.enter(|| TcpStream::connect(listen).is_ok());
-        if let (Ok(true), Some(acceptor)) = (woken, self.acceptor.take()) {
+        let connect = || TcpStream::connect(listen).is_ok();
+        let woken = match &self.netns {
+            Some(netns) => netns.enter(connect).unwrap_or(false),
+            None => connect(),
+        };
+        if let (true, Some(acceptor)) = (woken, self.acceptor.take()) {
             let _ = acceptor.join();
         }
     }

@@ -11,7 +11,10 @@ fn scenario_34_an_api_that_fails_costs_names_and_nothing_else() -> Result<()> {
     let Some(lab) = lab("badapi")? else {
         return Ok(());
     };
-    let api = lab.api().context("the lab has no API server")?;
+    let Some(api) = lab.api() else {
+        println!("skipped: a real API server cannot be told to fail");
+        return Ok(());
+    };
     let (web, web2) = (lab.pod("web")?, lab.pod("web2")?);
     for fault in [Fault::Code(500), Fault::Garbage] {
         api.faults().set(fault);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nodescope_tests::lab::{self, Agent, BothWays, Lab, Netns};
+use nodescope_tests::real;
 use serde_json::Value;
 
 /// How long a record may take to appear: far more than it does.
@@ -15,10 +16,15 @@ pub fn lab(name: &str) -> Result<Option<Lab>> {
     build(name, false)
 }
 
-/// As [`lab`], with the bridges promiscuous or not.
+/// As [`lab`], with the bridges promiscuous or not. `NODESCOPE_LAB=real` puts every lab on a real
+/// control plane.
 pub fn build(name: &str, promiscuous: bool) -> Result<Option<Lab>> {
     if !lab::is_root() {
         println!("skipped: needs root for network namespaces and eBPF");
+        return Ok(None);
+    }
+    if real::is_asked_for() && real::Assets::find()?.is_none() {
+        println!("skipped: {} is not set", real::ENV_ASSETS);
         return Ok(None);
     }
     Ok(Some(

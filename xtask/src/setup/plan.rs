@@ -23,6 +23,9 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("kubectl", "kubernetes-client"),
 ];
 
+/// The real control plane's store, for labs with `KUBEBUILDER_ASSETS`; and its package.
+const ETCD: (&str, &str) = ("etcd", "etcd-server");
+
 /// Debian's newest Rust: the one that its browsers are built with, and the only one recent enough.
 const DEBIAN_RUST: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"];
 
@@ -60,6 +63,10 @@ impl Plan {
         let (mut missing, mut packages): (Vec<_>, Vec<_>) = programs
             .map(|(program, package)| (program.to_string(), package.to_string()))
             .unzip();
+        if wants_etcd() {
+            missing.push(ETCD.0.to_owned());
+            packages.push(ETCD.1.to_owned());
+        }
         let mut later = Vec::new();
         if let Err(gap) = Toolchain::find() {
             let rust = rust(&gap, &mut missing, &mut packages, &mut later);
@@ -87,6 +94,17 @@ impl Plan {
     pub fn needs_apt(&self) -> bool {
         self.steps.iter().any(Step::is_apt)
     }
+}
+
+/// Whether etcd is to be installed: it is nowhere, and either the lab's real control plane is set
+/// up but for it, or apt has it.
+fn wants_etcd() -> bool {
+    let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    let beside = |dir: &PathBuf| dir.join(ETCD.0).is_file();
+    if shell::which(ETCD.0).is_some() || assets.as_ref().is_some_and(beside) {
+        return false;
+    }
+    assets.is_some() || apt::candidate(ETCD.1).is_some()
 }
 
 /// The compiler, from where it is, else from apt where apt's is recent, else from rustup.

@@ -86,14 +86,14 @@ fn service_chain(prefix: &str, service: &Service, port: &ServicePort) -> String 
 }
 
 /// The base32 of a SHA-256, cut to 16 characters (kube-proxy, `portProtoHash`).
-fn chain(prefix: &str, parts: &[&str]) -> String {
+pub(crate) fn chain(prefix: &str, parts: &[&str]) -> String {
     let hash = digest(&SHA256, parts.concat().as_bytes());
     let text = BASE32.encode(hash.as_ref());
     format!("{prefix}{}", &text[..16])
 }
 
 /// `namespace/service:port`.
-fn port_name(service: &Service, port: &ServicePort) -> String {
+pub(crate) fn port_name(service: &Service, port: &ServicePort) -> String {
     format!("{}/{}:{}", service.namespace, service.name, port.name)
 }
 

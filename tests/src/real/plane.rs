@@ -1,0 +1,216 @@
+//! The real control plane as a lab uses it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::assets::Assets;
+use super::client::{ApiClient, collection};
+use super::plugin::PluginRules;
+use super::pool::Keeper;
+use super::proxy::Proxies;
+use crate::apiserver::kinds;
+use crate::lab::control_plane::{ControlPlane, Who};
+
+/// The namespace and service account of the agent, as `deploy/` has them.
+const AGENT: (&str, &str) = ("nodescope", "nodescope");
+
+/// Kinds of `deploy/` that live in no namespace.
+const CLUSTER_WIDE: [&str; 3] = ["Namespace", "ClusterRole", "ClusterRoleBinding"];
+
+/// The minor version of Kubernetes 1 whose API server takes gRPC probes in pods.
+const GRPC_PROBES_SINCE: u32 = 23;
+
+/// How long the agent's token is good for: longer than any lab.
+const TOKEN_SECONDS: u32 = 24 * 3600;
+
+/// A control plane that one lab has to itself.
+pub struct RealControlPlane {
+    // None only while it is dropped.
+    keeper: Option<Keeper>,
+    admin: ApiClient,
+    agent_token: String,
+    /// Whether pods may have probes by gRPC.
+    grpc_probes: bool,
+    /// Objects as they were last written, by path: the same again is not written again.
+    written: Mutex<HashMap<String, Value>>,
+    proxies: Proxies,
+    plugin_rules: PluginRules,
+}
+
+impl RealControlPlane {
+    /// Takes one with ClusterIPs of `services`, or starts it, and gives the agent the rights of `deploy/`.
+    ///
+    /// # Errors
+    /// `KUBEBUILDER_ASSETS` is not set or its folder lacks a program, or a server does not start.
+    pub fn take(services: Ipv4Net) -> Result<Self> {
+        let assets = Assets::required()?;
+        let keeper = Keeper::take(services)?;
+        let admin = keeper.admin()?;
+        for object in deployed_rights()? {
+            admin.apply(object)?;
+        }
+        let agent_token = agent_token(&admin)?;
+        let grpc_probes = minor_version(&admin)? >= GRPC_PROBES_SINCE;
+        Ok(Self {
+            keeper: Some(keeper),
+            admin,
+            agent_token,
+            grpc_probes,
+            written: Mutex::new(HashMap::new()),
+            proxies: Proxies::new(assets.proxy),
+            plugin_rules: PluginRules::default(),
+        })
+    }
+
+    /// A client that may do everything.
+    pub fn admin(&self) -> &ApiClient {
+        &self.admin
+    }
+
+    /// The kube-proxies.
+    pub(crate) fn proxies(&self) -> &Proxies {
+        &self.proxies
+    }
+
+    /// The network plugin's rules on the nodes.
+    pub(crate) fn plugin_rules(&self) -> &PluginRules {
+        &self.plugin_rules
+    }
+
+    fn keeper(&self) -> Result<&Keeper> {
+        self.keeper.as_ref().context("the control plane is gone")
+    }
+
+    /// Whether `object` was written as it is now; remembers it when not.
+    fn is_written(&self, path: &str, object: &Value) -> bool {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.get(path) == Some(object) {
+            return true;
+        }
+        written.insert(path.to_owned(), object.clone());
+        false
+    }
+}
+
+impl ControlPlane for RealControlPlane {
+    fn apply(&self, mut object: Value) -> Result<()> {
+        if object["kind"] == "Pod" && !self.grpc_probes {
+            remove_grpc_probes(&mut object);
+        }
+        let path = super::client::path_of(&object)?;
+        if self.is_written(&path, &object) {
+            return Ok(());
+        }
+        self.admin
+            .apply(object)
+            .with_context(|| format!("telling the API server of {path}"))
+    }
+
+    fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
+        let version = kinds::by_name(kind)
+            .with_context(|| format!("the lab knows no kind '{kind}'"))?
+            .api_version();
+        let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
+        let path = format!("{}/{name}", collection(&version, kind, namespace));
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.remove(&path);
+        drop(written);
+        self.admin
+            .delete(&path)
+            .with_context(|| format!("removing {path} from the API server"))
+    }
+
+    fn address(&self) -> Result<SocketAddr> {
+        Ok(self.keeper()?.announcement.address)
+    }
+
+    fn kubeconfig(&self, url: &str, who: Who) -> Result<String> {
+        let credentials = &self.keeper()?.announcement.credentials;
+        let token = match who {
+            Who::Admin => &credentials.admin,
+            Who::Agent => &self.agent_token,
+            Who::Proxy => &credentials.proxy,
+        };
+        Ok(credentials.kubeconfig(url, token))
+    }
+
+    fn real(&self) -> Option<&RealControlPlane> {
+        Some(self)
+    }
+}
+
+impl Drop for RealControlPlane {
+    fn drop(&mut self) {
+        self.proxies.stop();
+        if let Some(keeper) = self.keeper.take() {
+            keeper.give_back();
+        }
+    }
+}
+
+/// The objects of `deploy/` that give the agent its rights, in the namespace that its
+/// kustomization puts them in.
+fn deployed_rights() -> Result<Vec<Value>> {
+    let mut objects = Vec::new();
+    for file in ["namespace.yaml", "rbac.yaml"] {
+        let path = deploy_dir().join(file);
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("reading {}", path.display()))?;
+        for document in serde_yaml_ng::Deserializer::from_str(&text) {
+            let mut object = Value::deserialize(document)
+                .with_context(|| format!("reading {}", path.display()))?;
+            let kind = object["kind"].as_str().unwrap_or_default();
+            if !CLUSTER_WIDE.contains(&kind) {
+                object["metadata"]["namespace"] = json!(AGENT.0);
+            }
+            objects.push(object);
+        }
+    }
+    Ok(objects)
+}
+
+/// The 20 of Kubernetes 1.20.
+fn minor_version(admin: &ApiClient) -> Result<u32> {
+    let version = admin.get("/version")?.context("no version")?;
+    let minor = version["minor"].as_str().unwrap_or_default();
+    let digits = minor.trim_end_matches(|c: char| !c.is_ascii_digit());
+    digits
+        .parse()
+        .with_context(|| format!("the API server's version: {version}"))
+}
+
+/// An older API server knows no gRPC, and refuses a probe that asks nothing. The kubelet's
+/// stand-in probes all the same.
+fn remove_grpc_probes(pod: &mut Value) {
+    let containers = pod["spec"]["containers"].as_array_mut();
+    for container in containers.into_iter().flatten() {
+        if let Some(container) = container.as_object_mut() {
+            container.retain(|field, value| !field.ends_with("Probe") || value["grpc"].is_null());
+        }
+    }
+}
+
+/// The folder `deploy` of this source tree.
+fn deploy_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+/// A token of the agent's service account, as the kubelet asks for one.
+fn agent_token(admin: &ApiClient) -> Result<String> {
+    let (namespace, name) = AGENT;
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
+    let request = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+        "spec": {"expirationSeconds": TOKEN_SECONDS},
+    });
+    let answer = admin.post(&path, &request)?;
+    let token = answer["status"]["token"].as_str();
+    Ok(token.context("the API server gave no token")?.to_owned())
+}
