@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nodescope_tests::lab::{self, Agent, BothWays, Lab, Netns};
+use nodescope_tests::lab::{self, Agent, BothWays, Lab, Model, Netns};
 use nodescope_tests::real;
 use serde_json::Value;
 
@@ -13,12 +13,25 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A lab of that name, or none (said why) where it cannot be.
 pub fn lab(name: &str) -> Result<Option<Lab>> {
-    build(name, false)
+    build(name, Model::Kubenet, false)
 }
 
-/// As [`lab`], with the bridges promiscuous or not. `NODESCOPE_LAB=real` puts every lab on a real
-/// control plane.
-pub fn build(name: &str, promiscuous: bool) -> Result<Option<Lab>> {
+/// As [`lab`], with the network of a model.
+pub fn of_model(name: &str, model: Model) -> Result<Option<Lab>> {
+    build(&format!("{name}{}", model.short()), model, false)
+}
+
+/// The interfaces from one to the other within a node: kubenet has its bridge between them.
+pub fn way<'a>(model: Model, from: &'a str, to: &'a str) -> Vec<&'a str> {
+    match model {
+        Model::Kubenet => vec![from, "cbr0", to],
+        Model::AzureCni | Model::Overlay => vec![from, to],
+    }
+}
+
+/// As [`of_model`], with the bridges (where there are any) promiscuous or not.
+/// `NODESCOPE_LAB=real` puts every lab on a real control plane.
+pub fn build(name: &str, model: Model, promiscuous: bool) -> Result<Option<Lab>> {
     if !lab::is_root() {
         println!("skipped: needs root for network namespaces and eBPF");
         return Ok(None);
@@ -28,7 +41,10 @@ pub fn build(name: &str, promiscuous: bool) -> Result<Option<Lab>> {
         return Ok(None);
     }
     Ok(Some(
-        Lab::builder(name).promiscuous_bridge(promiscuous).start()?,
+        Lab::builder(name)
+            .topology(model)
+            .promiscuous_bridge(promiscuous)
+            .start()?,
     ))
 }
 

@@ -1,10 +1,10 @@
 //! Scenarios 6 to 8 as `nodescope path` tells them: the nodes joined, and where it stops.
 
 use anyhow::{Context, Result, ensure};
-use nodescope_tests::lab::Agent;
+use nodescope_tests::lab::{Agent, Lab, Model};
 use serde_json::Value;
 
-use crate::common::{agent, between, closed, eventually, get, lab, number, one};
+use crate::common::{agent, between, closed, eventually, get, lab, number, of_model, one, way};
 
 /// What `path` says of the newest connection that fits, asked of all these agents.
 pub fn path(agents: &[&Agent], filters: &[&str]) -> Result<Value> {
@@ -37,10 +37,17 @@ fn interfaces(leg: &Value) -> Vec<&str> {
 /// On one node: two pods, the bridge between them without a count.
 #[test]
 fn scenario_06_path_names_the_bridge_without_counts() -> Result<()> {
-    let Some(lab) = lab("p06")? else {
-        return Ok(());
-    };
-    let agent = agent(&lab, 0)?;
+    for model in Model::ALL {
+        let Some(lab) = of_model("p06", model)? else {
+            return Ok(());
+        };
+        same_node(model, &lab)?;
+    }
+    Ok(())
+}
+
+fn same_node(model: Model, lab: &Lab) -> Result<()> {
+    let agent = agent(lab, 0)?;
     let (web, web2) = (lab.pod("web")?, lab.pod("web2")?);
     let (from, to) = (web.ip().to_string(), web2.ip().to_string());
     get(&web.netns(), &format!("http://{to}:8080/"))?;
@@ -53,10 +60,16 @@ fn scenario_06_path_names_the_bridge_without_counts() -> Result<()> {
     let leg = &path["legs"][0];
     assert_eq!(
         interfaces(leg),
-        [web.host_interface(), "cbr0", web2.host_interface()]
+        way(model, web.host_interface(), web2.host_interface())
     );
-    assert_eq!(leg["hops"][1].get("packets"), None);
-    assert_eq!(leg["hops"][0]["packets"], leg["hops"][2]["packets"]);
+    let hops = leg["hops"].as_array().context("no hops")?;
+    assert_eq!(
+        hops[0]["packets"],
+        hops.last().context("no hops")?["packets"]
+    );
+    if model == Model::Kubenet {
+        assert_eq!(hops[1].get("packets"), None);
+    }
     assert_eq!(leg["nat"]["kind"], "none");
     Ok(())
 }
@@ -64,10 +77,17 @@ fn scenario_06_path_names_the_bridge_without_counts() -> Result<()> {
 /// Over two nodes: one path of six hops, all with the same counts; asked of the logs as well.
 #[test]
 fn scenario_07_path_joins_the_legs_of_both_nodes() -> Result<()> {
-    let Some(lab) = lab("p07")? else {
-        return Ok(());
-    };
-    let agents = [agent(&lab, 0)?, agent(&lab, 1)?];
+    for model in Model::ALL {
+        let Some(lab) = of_model("p07", model)? else {
+            return Ok(());
+        };
+        both_nodes(model, &lab)?;
+    }
+    Ok(())
+}
+
+fn both_nodes(model: Model, lab: &Lab) -> Result<()> {
+    let agents = [agent(lab, 0)?, agent(lab, 1)?];
     let (web, api) = (lab.pod("web")?, lab.pod("api")?);
     let (from, to) = (web.ip().to_string(), api.ip().to_string());
     let seen = get(&web.netns(), &format!("http://{to}:8080/"))?;
@@ -80,8 +100,12 @@ fn scenario_07_path_joins_the_legs_of_both_nodes() -> Result<()> {
     assert_eq!(path["outcome"], "answered", "{path}");
     let legs = path["legs"].as_array().context("no legs")?;
     assert_eq!(legs.len(), 2, "{path}");
-    assert_eq!(interfaces(&legs[0]), [web.host_interface(), "cbr0", "eth0"]);
-    assert_eq!(interfaces(&legs[1]), ["eth0", "cbr0", api.host_interface()]);
+    let [first, second] = [
+        way(model, web.host_interface(), "eth0"),
+        way(model, "eth0", api.host_interface()),
+    ];
+    assert_eq!(interfaces(&legs[0]), first);
+    assert_eq!(interfaces(&legs[1]), second);
     let hops = || legs.iter().flat_map(|leg| leg["hops"].as_array()).flatten();
     for count in ["packets", "bytes", "reply_packets", "reply_bytes"] {
         let all: Vec<_> = hops().map(|hop| number(&hop[count])).collect();
@@ -102,10 +126,17 @@ fn scenario_07_path_joins_the_legs_of_both_nodes() -> Result<()> {
 /// A service whose backend is on the other node: joined by the tuple after translation.
 #[test]
 fn scenario_07_path_follows_a_service_to_its_backend() -> Result<()> {
-    let Some(lab) = lab("p07s")? else {
-        return Ok(());
-    };
-    let agents = [agent(&lab, 0)?, agent(&lab, 1)?];
+    for model in Model::ALL {
+        let Some(lab) = of_model("p07s", model)? else {
+            return Ok(());
+        };
+        to_the_backend(model, &lab)?;
+    }
+    Ok(())
+}
+
+fn to_the_backend(model: Model, lab: &Lab) -> Result<()> {
+    let agents = [agent(lab, 0)?, agent(lab, 1)?];
     let (web, api) = (lab.pod("web")?, lab.pod("api")?);
     let vip = lab.service("default", "api")?.cluster_ip.to_string();
     get(&web.netns(), &format!("http://{vip}/"))?;
@@ -122,7 +153,11 @@ fn scenario_07_path_follows_a_service_to_its_backend() -> Result<()> {
     assert_eq!(legs.len(), 2, "{path}");
     assert_eq!(legs[0]["nat"]["cause"], "service");
     assert_eq!(legs[0]["nat"]["translated"], legs[1]["nat"]["original"]);
-    assert_eq!(legs[1]["hops"][2]["pod"], format!("default/{}", api.name()));
+    let last = way(model, "eth0", api.host_interface()).len() - 1;
+    assert_eq!(
+        legs[1]["hops"][last]["pod"],
+        format!("default/{}", api.name())
+    );
     Ok(())
 }
 

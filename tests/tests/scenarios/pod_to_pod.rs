@@ -1,15 +1,23 @@
 //! Scenarios 6, 7 and 9: pods among each other.
 
 use anyhow::Result;
+use nodescope_tests::lab::{Lab, Model};
 use serde_json::json;
 
-use crate::common::{agent, between, build, closed, counted, get, lab, one};
+use crate::common::{agent, between, build, closed, counted, get, of_model, one, way};
 
-/// Scenario 6: one connection, veth → veth, the bridge named and not counted, no eth0.
+/// Scenario 6: one connection from interface to interface, kubenet's bridge named and not counted,
+/// no eth0.
 #[test]
-fn scenario_06_same_node_is_bridged_with_the_bridge_promiscuous_and_not() -> Result<()> {
-    for promiscuous in [false, true] {
-        let Some(lab) = build("s06", promiscuous)? else {
+fn scenario_06_same_node_is_bridged_or_routed_and_never_leaves() -> Result<()> {
+    for (model, promiscuous) in [
+        (Model::Kubenet, false),
+        (Model::Kubenet, true),
+        (Model::AzureCni, false),
+        (Model::Overlay, false),
+    ] {
+        let name = format!("s06{}", model.short());
+        let Some(lab) = build(&name, model, promiscuous)? else {
             return Ok(());
         };
         let agent = agent(&lab, 0)?;
@@ -24,14 +32,16 @@ fn scenario_06_same_node_is_bridged_with_the_bridge_promiscuous_and_not() -> Res
         })?;
         assert_eq!(
             record.path(),
-            [web.host_interface(), "cbr0", web2.host_interface()],
-            "promiscuous: {promiscuous}"
+            way(model, web.host_interface(), web2.host_interface()),
+            "{model:?}, promiscuous: {promiscuous}"
         );
         // The bridge forwards between its ports: it is on the way, and no hook of its own counts,
         // not even when it is promiscuous and gets copies.
-        let bridge = record.hop("cbr0")?;
-        assert_eq!(bridge.both_ways(), None, "{:?}", bridge.0);
-        assert_eq!(bridge.0["role"], "bridge");
+        if model == Model::Kubenet {
+            let bridge = record.hop("cbr0")?;
+            assert_eq!(bridge.both_ways(), None, "{:?}", bridge.0);
+            assert_eq!(bridge.0["role"], "bridge");
+        }
 
         let mut all = capture.stop_all()?;
         for interface in [web.host_interface(), web2.host_interface()] {
@@ -39,7 +49,7 @@ fn scenario_06_same_node_is_bridged_with_the_bridge_promiscuous_and_not() -> Res
             assert_eq!(
                 record.hop(interface)?.both_ways(),
                 Some(witness),
-                "{interface}, promiscuous: {promiscuous}"
+                "{interface}, {model:?}, promiscuous: {promiscuous}"
             );
             assert!(witness[0].0 > 0 && witness[1].0 > 0, "tcpdump saw nothing");
         }
@@ -88,10 +98,17 @@ fn counted_at(record: &crate::common::Record, interface: &str) -> Result<[(u64, 
 /// Scenario 7: routed to the other node; each node's agent has its leg; the source is kept.
 #[test]
 fn scenario_07_other_node_has_both_legs() -> Result<()> {
-    let Some(lab) = lab("s07")? else {
-        return Ok(());
-    };
-    let agents = [agent(&lab, 0)?, agent(&lab, 1)?];
+    for model in Model::ALL {
+        let Some(lab) = of_model("s07", model)? else {
+            return Ok(());
+        };
+        both_legs(model, &lab)?;
+    }
+    Ok(())
+}
+
+fn both_legs(model: Model, lab: &Lab) -> Result<()> {
+    let agents = [agent(lab, 0)?, agent(lab, 1)?];
     let (web, api) = (lab.pod("web")?, lab.pod("api")?);
     let (from, to) = (web.ip().to_string(), api.ip().to_string());
     let filter = format!("tcp and host {from} and host {to}");
@@ -104,8 +121,8 @@ fn scenario_07_other_node_has_both_legs() -> Result<()> {
     assert_eq!(seen["peer"], seen["local"], "the source is kept");
 
     let paths = [
-        [web.host_interface(), "cbr0", "eth0"],
-        ["eth0", "cbr0", api.host_interface()],
+        way(model, web.host_interface(), "eth0"),
+        way(model, "eth0", api.host_interface()),
     ];
     for ((agent, capture), path) in agents.iter().zip(captures).zip(paths) {
         let record = closed(agent, "the closed leg of web → api", |record| {
@@ -137,10 +154,17 @@ fn scenario_07_other_node_has_both_legs() -> Result<()> {
 /// Scenario 9: an echo with its round-trip time, TCP with its handshake's.
 #[test]
 fn scenario_09_round_trip_times() -> Result<()> {
-    let Some(lab) = lab("s09")? else {
-        return Ok(());
-    };
-    let agent = agent(&lab, 0)?;
+    for model in Model::ALL {
+        let Some(lab) = of_model("s09", model)? else {
+            return Ok(());
+        };
+        round_trips(&lab)?;
+    }
+    Ok(())
+}
+
+fn round_trips(lab: &Lab) -> Result<()> {
+    let agent = agent(lab, 0)?;
     let (web, api) = (lab.pod("web")?, lab.pod("api")?);
     let (from, to) = (web.ip().to_string(), api.ip().to_string());
     let ping = ["ping", "-q", "-c", "3", "-i", "0.2", "-W", "1", &to];

@@ -152,12 +152,19 @@ fn scenario_19_policy_local_keeps_the_client() -> Result<()> {
 /// Policy Local whose client is masqueraded after all: they do not agree.
 #[test]
 fn scenario_20_a_policy_that_is_not_kept_is_told() -> Result<()> {
-    let Some((lab, agents)) = start("s20", Model::Overlay)? else {
-        return Ok(());
-    };
+    for model in Model::ALL {
+        let Some((lab, agents)) = start("s20", model)? else {
+            return Ok(());
+        };
+        policy_not_kept(&lab, &agents)?;
+    }
+    Ok(())
+}
+
+fn policy_not_kept(lab: &Lab, agents: &[Agent; 2]) -> Result<()> {
     let vip = lab.topology().vip(2);
     lab.lb(vip).wait_nodes(&[1])?;
-    let unseen = service(&agents, "near")?;
+    let unseen = service(agents, "near")?;
     assert_eq!(
         (&unseen["client_ip"], &unseen["agrees"]),
         (&"unseen".into(), &"unknown".into())
@@ -177,7 +184,7 @@ fn scenario_20_a_policy_that_is_not_kept_is_told() -> Result<()> {
     lab.node(1).tool(&rule, "")?;
     let seen = get(&lab.vm(), &format!("http://{vip}/"))?;
     assert_ne!(seen["peer"], seen["local"]);
-    let near = counted(&agents, "near", "external_lost", 1)?;
+    let near = counted(agents, "near", "external_lost", 1)?;
     assert_eq!(
         (&near["client_ip"], &near["agrees"]),
         (&"lost".into(), &"no".into())
@@ -188,15 +195,22 @@ fn scenario_20_a_policy_that_is_not_kept_is_told() -> Result<()> {
 /// A pod's call to the load balancer's address is translated on the pod's own node.
 #[test]
 fn scenario_21_a_call_from_inside_never_crosses_the_load_balancer() -> Result<()> {
-    let Some((lab, agents)) = start("s21", Model::Overlay)? else {
-        return Ok(());
-    };
+    for model in Model::ALL {
+        let Some((lab, agents)) = start("s21", model)? else {
+            return Ok(());
+        };
+        inside_call(&lab, &agents)?;
+    }
+    Ok(())
+}
+
+fn inside_call(lab: &Lab, agents: &[Agent; 2]) -> Result<()> {
     let (web, vip) = (lab.pod("web")?, lab.topology().vip(2));
     let fabric = lab.tcpdump(&lab.fabric(), &format!("tcp and host {vip}"))?;
     let seen = get(&web.netns(), &format!("http://{vip}/"))?;
     assert_eq!(seen["peer"], seen["local"], "a pod keeps its address");
     assert!(fabric.stop_all()?.is_empty(), "it went to the fabric");
-    let near = counted(&agents, "near", "in_cluster_vip", 1)?;
+    let near = counted(agents, "near", "in_cluster_vip", 1)?;
     assert_eq!(near["client_ip"], "unseen", "{near}");
     let evidence = near["nodes"].to_string();
     assert!(

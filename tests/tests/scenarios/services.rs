@@ -3,17 +3,25 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
+use nodescope_tests::lab::{Lab, Model};
 use serde_json::json;
 
-use crate::common::{agent, between, closed, get, lab};
+use crate::common::{agent, between, closed, get, of_model, way};
 
 /// One flow: client pod → service → backend, with the destination's translation.
 #[test]
 fn scenario_17_cluster_ip_names_service_and_backend() -> Result<()> {
-    let Some(lab) = lab("s17")? else {
-        return Ok(());
-    };
-    let agent = agent(&lab, 0)?;
+    for model in Model::ALL {
+        let Some(lab) = of_model("s17", model)? else {
+            return Ok(());
+        };
+        service_and_backend(model, &lab)?;
+    }
+    Ok(())
+}
+
+fn service_and_backend(model: Model, lab: &Lab) -> Result<()> {
+    let agent = agent(lab, 0)?;
     let web = lab.pod("web")?;
     // A backend on the other node, and one beside the client on the same bridge.
     for (service, backend) in [("api", lab.pod("api")?), ("web2", lab.pod("web2")?)] {
@@ -50,12 +58,15 @@ fn scenario_17_cluster_ip_names_service_and_backend() -> Result<()> {
         );
         assert_eq!(record.ext("/class"), "pod-to-pod");
         // Beside the client: handed from port to port, whatever way the neighbour was found.
-        let path = if backend.node() == 0 {
-            assert_eq!(record.hop("cbr0")?.both_ways(), None);
-            [web.host_interface(), "cbr0", backend.host_interface()]
+        let last = if backend.node() == 0 {
+            backend.host_interface()
         } else {
-            [web.host_interface(), "cbr0", "eth0"]
+            "eth0"
         };
+        if model == Model::Kubenet && backend.node() == 0 {
+            assert_eq!(record.hop("cbr0")?.both_ways(), None);
+        }
+        let path = way(model, web.host_interface(), last);
         assert_eq!(record.path(), path);
         assert_eq!(
             record.remote_sees().map(|seen| seen.to_string()),
