@@ -167,7 +167,8 @@ fn deployed_rights() -> Result<Vec<Value>> {
             let mut object = Value::deserialize(document)
                 .with_context(|| format!("reading {}", path.display()))?;
             let kind = object["kind"].as_str().unwrap_or_default();
-            if !CLUSTER_WIDE.contains(&kind) {
+            // As the kustomization does: what names a namespace of its own keeps it.
+            if !CLUSTER_WIDE.contains(&kind) && object["metadata"]["namespace"].is_null() {
                 object["metadata"]["namespace"] = json!(AGENT.0);
             }
             objects.push(object);

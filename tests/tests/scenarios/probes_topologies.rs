@@ -170,13 +170,17 @@ fn absence(lab: &Lab, agent: &Agent) -> Result<()> {
             Ok(lb_target(agent, port)?["presence"] == "absent")
         })?;
     }
+    let told = |what: &str| -> Result<bool> {
+        let timeline = lines(agent, &["probes", "--timeline", "near", "-o", "json"])?;
+        Ok(timeline.iter().any(|one| one["what"] == what))
+    };
+    // The timeline is written a moment after the absence can be told.
+    eventually("the timeline has the end of the probes", || {
+        told("probes-stopped")
+    })?;
     lab.pause_lb_probes(false)?;
     eventually("probes are back", || {
-        let timeline = lines(agent, &["probes", "--timeline", "near", "-o", "json"])?;
-        let has = |what: &str| timeline.iter().any(|one| one["what"] == what);
-        Ok(lb_target(agent, HEALTH)?["presence"] == "arriving"
-            && has("probes-stopped")
-            && has("probes-resumed"))
+        Ok(lb_target(agent, HEALTH)?["presence"] == "arriving" && told("probes-resumed")?)
     })
 }
 
