@@ -1,30 +1,19 @@
 //! The ring of events, as an async source.
 
-use aya::maps::{Map, MapData, RingBuf};
 use bytes::Buf;
 use nodescope_ebpf::{Address, EventKind, HopKey, OpenEvent};
-use tokio::io::unix::AsyncFd;
 
 use super::Error;
+use super::ring::Ring;
 
 const EVENTS: &str = "EVENTS";
 
 /// What the kernel side tells at once.
-pub struct Events {
-    ring: AsyncFd<RingBuf<MapData>>,
-}
+pub struct Events(Ring);
 
 impl Events {
     pub(super) fn take(ebpf: &mut aya::Ebpf) -> Result<Self, Error> {
-        let map: Map = ebpf.take_map(EVENTS).ok_or(Error::Incomplete(EVENTS))?;
-        let ring = RingBuf::try_from(map).map_err(|error| Error::Load(error.to_string()))?;
-        // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
-        let ring = unsafe { AsyncFd::register_with_interest(ring, tokio::io::Interest::READABLE) }
-            .map_err(|error| Error::Map {
-                map: EVENTS,
-                source: error.into(),
-            })?;
-        Ok(Self { ring })
+        Ring::take(ebpf, EVENTS).map(Self)
     }
 
     /// Waits for events and gives those that are there, `most` of them at a time.
@@ -33,17 +22,7 @@ impl Events {
     ///
     /// The descriptor fails.
     pub async fn next(&mut self, most: usize) -> std::io::Result<Vec<HopKey>> {
-        let mut guard = self.ring.readable_mut().await?;
-        let ring = guard.get_inner_mut();
-        let mut keys = Vec::new();
-        while keys.len() < most {
-            let Some(item) = ring.next() else {
-                guard.clear_ready();
-                break;
-            };
-            keys.extend(decode(&item));
-        }
-        Ok(keys)
+        self.0.next(most, decode).await
     }
 }
 

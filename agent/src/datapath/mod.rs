@@ -7,6 +7,7 @@ mod events;
 mod payload;
 mod pods;
 mod preflight;
+mod ring;
 
 use std::io;
 use std::os::fd::AsFd;

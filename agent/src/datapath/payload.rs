@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use aya::maps::{HashMap as BpfHashMap, Map, MapData, RingBuf};
+use aya::maps::{HashMap as BpfHashMap, MapData};
 use bytes::Buf;
 use nodescope_ebpf::{Address, HEAD, HopKey, PayloadEvent, ProbeEnd, ProbeKey, mapped};
-use tokio::io::unix::AsyncFd;
 
 use super::Error;
 use super::pods::ProbePod;
+use super::ring::Ring;
 
 const PAYLOAD: &str = "PAYLOAD";
 const PROBE_PORTS: &str = "PROBE_PORTS";
@@ -32,21 +32,11 @@ pub struct Head {
 }
 
 /// The ring of heads, as an async source.
-pub struct Heads {
-    ring: AsyncFd<RingBuf<MapData>>,
-}
+pub struct Heads(Ring);
 
 impl Heads {
     pub(super) fn take(ebpf: &mut aya::Ebpf) -> Result<Self, Error> {
-        let map: Map = ebpf.take_map(PAYLOAD).ok_or(Error::Incomplete(PAYLOAD))?;
-        let ring = RingBuf::try_from(map).map_err(|error| Error::Load(error.to_string()))?;
-        // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
-        let ring = unsafe { AsyncFd::register_with_interest(ring, tokio::io::Interest::READABLE) }
-            .map_err(|error| Error::Map {
-                map: PAYLOAD,
-                source: error.into(),
-            })?;
-        Ok(Self { ring })
+        Ring::take(ebpf, PAYLOAD).map(Self)
     }
 
     /// Waits for heads and gives those that are there, `most` of them at a time.
@@ -55,17 +45,7 @@ impl Heads {
     ///
     /// The descriptor fails.
     pub async fn next(&mut self, most: usize) -> std::io::Result<Vec<Head>> {
-        let mut guard = self.ring.readable_mut().await?;
-        let ring = guard.get_inner_mut();
-        let mut heads = Vec::new();
-        while heads.len() < most {
-            let Some(item) = ring.next() else {
-                guard.clear_ready();
-                break;
-            };
-            heads.extend(decode(&item));
-        }
-        Ok(heads)
+        self.0.next(most, decode).await
     }
 }
 

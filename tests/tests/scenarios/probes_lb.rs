@@ -56,6 +56,7 @@ fn scenario_23_load_balancer_probes_by_port() -> Result<()> {
             lb_tcp(&lab, CLOSED)?.answer,
             Err(std::io::ErrorKind::ConnectionRefused)
         );
+        // The interval that the client keeps, as a load balancer does.
         std::thread::sleep(Duration::from_millis(200));
     }
     for (port, service, protocol, result, status) in [
