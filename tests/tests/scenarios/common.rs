@@ -9,7 +9,7 @@ use nodescope_tests::real;
 use serde_json::Value;
 
 /// How long a record may take to appear: far more than it does.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A lab of that name, or none (said why) where it cannot be.
 pub fn lab(name: &str) -> Result<Option<Lab>> {

@@ -101,8 +101,11 @@ fn scenario_18_policy_cluster_loses_the_client_on_a_second_hop() -> Result<()> {
             ("policy", "Cluster"),
             ("client_ip", "lost"),
         ];
-        let counter = metric(&agents[0], "nodescope_service_connections_total", &labels)?;
-        assert_eq!(counter, Some(1.0));
+        eventually("the metric has it", || {
+            let counter = metric(&agents[0], "nodescope_service_connections_total", &labels)?;
+            ensure!(counter == Some(1.0), "{counter:?}");
+            Ok(true)
+        })?;
         // Both legs are one path, the first with its cause.
         let path = crate::path::path(
             &[&agents[0], &agents[1]],
@@ -137,8 +140,11 @@ fn scenario_19_policy_local_keeps_the_client() -> Result<()> {
             ("policy", "Local"),
             ("client_ip", "kept"),
         ];
-        let counter = metric(&agents[1], "nodescope_service_connections_total", &labels)?;
-        assert_eq!(counter, Some(1.0));
+        eventually("the metric has it", || {
+            let counter = metric(&agents[1], "nodescope_service_connections_total", &labels)?;
+            ensure!(counter == Some(1.0), "{counter:?}");
+            Ok(true)
+        })?;
         // The health-check port of each node, as its probes had it.
         eventually("both health answers", || {
             let near = service(&agents, "near")?;

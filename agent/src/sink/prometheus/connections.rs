@@ -28,6 +28,8 @@ pub(super) enum News {
     Unanswered,
     /// Its translation is known.
     Translation,
+    /// The service that it was made to is known, and so is its translation.
+    Service,
     /// Its translation is not what the configuration says.
     Mismatch,
 }
@@ -39,6 +41,7 @@ struct Counted {
     handshake: bool,
     reset: bool,
     translation: bool,
+    service: bool,
     mismatch: bool,
 }
 
@@ -89,6 +92,11 @@ impl Connections {
         if !counted.translation && (settled || (known && flow.nat.kind != NatKind::None)) {
             counted.translation = true;
             news.push(News::Translation);
+        }
+        // The name may come later than the translation: the API answers when it does.
+        if counted.translation && flow.destination_service.is_some() && !counted.service {
+            counted.service = true;
+            news.push(News::Service);
         }
         if flow.nat.is_mismatch() && !counted.mismatch {
             counted.mismatch = true;

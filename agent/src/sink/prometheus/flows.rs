@@ -145,8 +145,8 @@ impl FlowMetrics {
                         names::expected(nat.expected),
                     ])
                     .inc();
-                self.count_service(flow);
             }
+            News::Service => self.count_service(flow),
         }
     }
 

@@ -143,6 +143,21 @@ fn translations_and_services_once_a_connection() -> Tested {
 }
 
 #[test]
+fn a_service_that_is_named_late_is_counted_once() -> Tested {
+    let metrics = Metrics::new(&Options::default())?;
+    let mut nameless = through_service();
+    nameless.destination_service = None;
+    metrics.observe([&as_event(nameless, Event::Open)]);
+    for event in [Event::Update, Event::Update, Event::Close] {
+        metrics.observe([&as_event(through_service(), event)]);
+    }
+    let series = "nodescope_service_connections_total\
+                  {client_ip=\"kept\",namespace=\"shop\",policy=\"\",service=\"db\"}";
+    assert_value!(metrics, series, Some(1.0));
+    Ok(())
+}
+
+#[test]
 fn what_has_no_room_goes_to_other_and_is_counted() -> Tested {
     let metrics = Metrics::new(&Options {
         max_series: 1,
