@@ -80,10 +80,6 @@ impl Toolchain {
     /// This toolchain's cargo, ready to work for a bpf target of this processor architecture
     /// (`x86_64`, `aarch64`, … as in `CARGO_CFG_TARGET_ARCH`), and deaf to the settings of the
     /// cargo that started us: clippy's wrapper, flags and targets are meant for the host.
-    #[allow(
-        dead_code,
-        reason = "called by build.rs only; xtask includes this file as well"
-    )]
     pub fn cargo(&self, arch: &str) -> Command {
         self.command("cargo", arch)
     }

@@ -6,6 +6,13 @@ use crate::toolchain::{Toolchain, target_args};
 use crate::workspace::{self, KERNEL_SIDE};
 use crate::{setup, shell};
 
+/// This machine's byte order, as [`target_args`] names it.
+pub const ENDIAN: &str = if cfg!(target_endian = "big") {
+    "big"
+} else {
+    "little"
+};
+
 /// Checks the format of everything, then lints the host side and the kernel side, each with the
 /// compiler that builds it. All three are done in any case, so that one run shows everything.
 ///
@@ -37,16 +44,11 @@ fn kernel_side(root: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut clippy = toolchain.clippy(std::env::consts::ARCH);
-    let endian = if cfg!(target_endian = "big") {
-        "big"
-    } else {
-        "little"
-    };
     clippy
         .current_dir(root)
         .args(["--locked", "--release", "--package", KERNEL_SIDE])
-        .args(["--bin", KERNEL_SIDE, "--features", "bpf"])
-        .args(target_args(endian))
+        .args(["--bins", "--features", "bpf"])
+        .args(target_args(ENDIAN))
         .args(["--target-dir", "target/bpf-lint", "--", "-D", "warnings"]);
     shell::run(&mut clippy)
 }

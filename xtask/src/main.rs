@@ -1,5 +1,6 @@
 //! What a developer of nodescope runs: set-up, lab, tests, lint.
 
+mod bench;
 mod lab;
 mod lint;
 mod setup;
@@ -54,6 +55,17 @@ enum Task {
         )]
         arguments: Vec<OsString>,
     },
+    /// Measure what nodescope costs, and print one table (as root)
+    #[command(override_usage = "cargo xtask bench [--only NAME] [--rounds N] [--out FILE]")]
+    Bench {
+        /// Options of the benchmarks; `cargo xtask bench -- --help` shows them
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "ARGUMENT"
+        )]
+        arguments: Vec<OsString>,
+    },
     /// Check format and lints of both sides
     Lint,
 }
@@ -64,6 +76,7 @@ fn main() -> ExitCode {
         Task::Build => workspace::build().map(drop),
         Task::Lab { .. } => lab::run(&verbatim("lab")),
         Task::Test { .. } => test::run(&verbatim("test")),
+        Task::Bench { .. } => bench::run(&verbatim("bench")),
         Task::Lint => lint::run(),
     };
     match outcome {

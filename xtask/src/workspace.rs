@@ -30,6 +30,25 @@ pub fn build() -> anyhow::Result<Built> {
     })
 }
 
+/// Builds the same as they are shipped, and gives their directory.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_release() -> anyhow::Result<PathBuf> {
+    setup::ensure()?;
+    let arguments = [
+        "build",
+        "--release",
+        "--workspace",
+        "--exclude",
+        KERNEL_SIDE,
+        "--bins",
+    ];
+    shell::run(cargo()?.args(arguments))?;
+    let target = programs()?.parent().map(|dir| dir.join("release"));
+    target.context("cannot tell where cargo leaves programs")
+}
+
 /// The cargo that started us, in the workspace's root.
 pub fn cargo() -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -163,6 +163,11 @@ impl Datapath {
         self.attached.method()
     }
 
+    /// One of the programs, by name: for test runs, which measure it or feed it frames by hand.
+    pub fn program(&self, name: &str) -> Option<&SchedClassifier> {
+        self.ebpf.program(name)?.try_into().ok()
+    }
+
     /// Hangs both hooks on an interface; nothing happens when they are there.
     ///
     /// # Errors

@@ -1,0 +1,74 @@
+//! What nodescope costs, measured in one run: `cargo xtask bench`.
+//!
+//! Every figure is taken in rounds that alternate between what is compared, so that what the
+//! machine does besides meets both sides alike; a figure is the median of its rounds.
+
+mod figure;
+mod hooks;
+mod stop;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::ensure;
+use clap::{Parser, ValueEnum};
+
+use figure::Report;
+use stop::Stop;
+
+/// Measures what nodescope costs and prints one table
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+pub struct Options {
+    /// Measure only this
+    #[arg(long, value_name = "NAME", value_enum)]
+    only: Vec<Group>,
+    /// Rounds of each comparison; the figure is their median
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Where the figures and their rounds go as JSON
+    #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
+    out: PathBuf,
+    /// The object with the programs to compare with
+    #[arg(long, value_name = "FILE", hide = true)]
+    floor: PathBuf,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Group {
+    /// Cost of each hook per packet, against the least that a flow counter must do
+    Hooks,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    ensure!(
+        nodescope_tests::lab::is_root(),
+        "the benchmarks load eBPF programs and make network namespaces: run them as root"
+    );
+    let stop = Stop::on_signal()?;
+    let mut report = Report::default();
+    let wanted = |group| options.only.is_empty() || options.only.contains(&group);
+    let outcome = (|| {
+        if wanted(Group::Hooks) {
+            hooks::measure(options.rounds, &options.floor, &stop, &mut report)?;
+        }
+        anyhow::Ok(())
+    })();
+    // What was measured until then is worth having, after a Ctrl-C too.
+    report.print();
+    report.write(&options.out)?;
+    outcome?;
+    println!("\nwritten to {}", options.out.display());
+    Ok(ExitCode::SUCCESS)
+}
