@@ -11,15 +11,15 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::Lab;
 use super::netns::Netns;
 use super::process::{Proc, binary};
+use super::{Lab, Pauses};
 
 /// How long an agent gets to load its programs and become ready.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long an agent gets to end by itself.
-const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where the agent's HTTP endpoint listens inside the node.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9817);
@@ -119,6 +119,7 @@ impl Agent {
     /// Waits until `/readyz` says 200; an error with its log when it ends before.
     pub fn wait_ready(&mut self) -> Result<()> {
         let start = std::time::Instant::now();
+        let mut pauses = Pauses::new();
         loop {
             if let Ok((200, _)) = self.http("/readyz") {
                 return Ok(());
@@ -134,7 +135,7 @@ impl Agent {
                 "the agent is not ready after {START_TIMEOUT:?}: {}",
                 self.log().trim()
             );
-            std::thread::sleep(Duration::from_millis(10));
+            pauses.pause();
         }
     }
 

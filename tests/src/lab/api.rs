@@ -48,6 +48,11 @@ impl ControlPlane for Api {
             .with_context(|| format!("telling the API server of {name}"))
     }
 
+    fn written(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        let object = self.server.store().get(kind, namespace, name)?;
+        Some((*object).clone())
+    }
+
     fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
         self.server
             .store()

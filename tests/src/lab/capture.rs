@@ -23,7 +23,7 @@ const BUFFER: &str = "32768";
 const NOT_LOOPBACK: &str = "not ifindex 1";
 
 /// How long tcpdump gets to start, to read what the kernel has for it, and to end.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The Ethernet header's length, which the capture leaves out of a frame's.
 const ETHERNET: usize = 14;

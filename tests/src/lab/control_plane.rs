@@ -24,6 +24,9 @@ pub trait ControlPlane: Send + Sync {
     /// Creates or replaces an object, with its status.
     fn apply(&self, object: Value) -> Result<()>;
 
+    /// An object as it was last written, without what a server adds; none when it was not.
+    fn written(&self, kind: &str, namespace: &str, name: &str) -> Option<Value>;
+
     /// Removes an object.
     fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()>;
 

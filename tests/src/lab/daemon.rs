@@ -15,7 +15,7 @@ use super::netns::Netns;
 use super::process::{Proc, lab_command};
 
 /// How long a program gets to do as planned: a round of probes that nobody answers is in it.
-const APPLY_TIMEOUT: Duration = Duration::from_secs(20);
+const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Programs by role.
 pub(super) type Daemons = HashMap<String, Daemon>;

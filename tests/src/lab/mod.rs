@@ -80,7 +80,7 @@ pub use agent::Agent;
 pub use builder::{LabBuilder, is_root};
 pub use capture::{BothWays, Capture, Captured, Frame};
 pub use cloud::LoadBalancer;
-use control_plane::ControlPlane;
+pub use control_plane::{ControlPlane, Who};
 pub use masq::MasqConfig;
 pub use model::Model;
 pub use names::{NAMESPACE_PREFIX, namespace_prefix};
@@ -97,7 +97,7 @@ use wiring::Wiring;
 pub use witness::{ConntrackEntry, LinkStats, Tuple};
 
 /// How long servers and links get to become ready: they take milliseconds.
-const READY_TIMEOUT: Duration = Duration::from_secs(10);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The API server as processes on a node reach it: see [`relay`].
 const API_ON_NODE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
@@ -167,9 +167,24 @@ impl Lab {
         self.api.as_ref()?.simulated()
     }
 
+    /// What objects are written to, the lab's own API server or a real one.
+    ///
+    /// # Errors
+    /// The lab has no API server.
+    pub fn control_plane(&self) -> Result<&dyn ControlPlane> {
+        let api = self.api.as_deref();
+        api.with_context(|| format!("lab {} has no API server", self.name))
+    }
+
     /// The real control plane, where the lab has one.
     pub fn real(&self) -> Option<&RealControlPlane> {
         self.api.as_ref()?.real()
+    }
+
+    /// Whether the API server takes gRPC probes in pods: a real one may be too old, and nobody
+    /// learns of them then.
+    pub fn takes_grpc_probes(&self) -> bool {
+        self.real().is_none_or(RealControlPlane::takes_grpc_probes)
     }
 
     /// The namespace of `role`: `fabric`, `node0`, `vm`, `onprem`, `pod-web`…
@@ -287,16 +302,37 @@ impl Drop for Lab {
     }
 }
 
+/// The pauses between two looks at a condition: short at first, for what takes a moment, and
+/// longer and longer, so that whoever waits leaves the machine to what is waited for.
+pub(crate) struct Pauses(Duration);
+
+impl Pauses {
+    const FIRST: Duration = Duration::from_millis(2);
+    const LONGEST: Duration = Duration::from_millis(50);
+
+    /// Beginning with the shortest.
+    pub(crate) fn new() -> Self {
+        Self(Self::FIRST)
+    }
+
+    /// Sleeps for the next one.
+    pub(crate) fn pause(&mut self) {
+        std::thread::sleep(self.0);
+        self.0 = (self.0 * 3 / 2).min(Self::LONGEST);
+    }
+}
+
 /// Waits until `condition` holds, looking every few milliseconds; an error that names `what`
 /// when it does not within `timeout`.
 pub fn wait_for(what: &str, timeout: Duration, condition: impl FnMut() -> bool) -> Result<()> {
     let mut condition = condition;
+    let mut pauses = Pauses::new();
     let start = Instant::now();
     while !condition() {
         if start.elapsed() > timeout {
             bail!("waited {timeout:?} in vain for {what}");
         }
-        std::thread::sleep(Duration::from_millis(3));
+        pauses.pause();
     }
     Ok(())
 }

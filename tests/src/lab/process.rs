@@ -13,10 +13,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, getppid, kill_process, pidfd_open};
 
+use super::Pauses;
 use super::netns::Netns;
 
 /// How long a command of `Netns::run` may take.
-pub const RUN_TIMEOUT: Duration = Duration::from_secs(30);
+pub const RUN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A process that runs in a namespace, killed by its id when this is dropped. Its output goes
 /// to two files.
@@ -119,6 +120,7 @@ impl Proc {
     /// Waits until one of the outputs holds `text`; an error when it ends before.
     pub fn wait_output(&mut self, text: &str, timeout: Duration) -> Result<()> {
         let start = Instant::now();
+        let mut pauses = Pauses::new();
         loop {
             // Looked at before the output: what a process says before its end counts.
             let running = self.is_running();
@@ -132,7 +134,7 @@ impl Proc {
             if start.elapsed() > timeout {
                 bail!("{} has not said '{text}' in {timeout:?}: {err}", self.what);
             }
-            std::thread::sleep(Duration::from_millis(2));
+            pauses.pause();
         }
     }
 }
@@ -144,7 +146,7 @@ impl Drop for Proc {
 }
 
 impl Netns {
-    /// Runs `argv` inside to its end, at most half a minute.
+    /// Runs `argv` inside to its end, at most a minute.
     pub fn run<S: AsRef<str>>(&self, argv: impl IntoIterator<Item = S>) -> Result<Finished> {
         let argv: Vec<String> = argv.into_iter().map(|s| s.as_ref().to_owned()).collect();
         let dir = tempfile::tempdir()?;

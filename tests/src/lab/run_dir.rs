@@ -17,10 +17,10 @@ use super::{names, wait_for};
 pub const RUN_ROOT: &str = "/run/nodescope-lab";
 
 /// How long processes get to die after SIGKILL before their namespace is removed regardless.
-const DEATH_TIMEOUT: Duration = Duration::from_secs(2);
+const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long another lab's cleaning may hold a lock.
-const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The directory of one lab. Its lock is held as long as this value lives, and the kernel
 /// lets go of it when the process dies, however it dies: an unlocked directory is stale.

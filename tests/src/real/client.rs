@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::apiserver::kinds;
 
 /// How long the server may take for an answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";

@@ -22,7 +22,7 @@ use crate::lab::{Netns, Proc, names, netns};
 const API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
 
 /// How long the servers may take: five seconds on an idle machine.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 const ETCD_CLIENTS: &str = "http://127.0.0.1:2379";
 const ETCD_PEERS: &str = "http://127.0.0.1:2380";
@@ -211,8 +211,17 @@ fn wait_ready(held: &mut Held, credentials: &Credentials) -> Result<()> {
     }
 }
 
-/// The end of a log, which is where a server says why it ends.
+/// Why a server ended: the message that it ended with, which the stacks of its threads may
+/// follow, or else the end of its log.
 fn last_lines(log: &str) -> String {
     let lines: Vec<&str> = log.trim().lines().collect();
-    lines[lines.len().saturating_sub(5)..].join("\n")
+    // As klog writes what is fatal: `F0105 08:00:00.000000 …`.
+    let fatal = |line: &&str| {
+        let digits = line.strip_prefix('F').and_then(|rest| rest.get(..4));
+        digits.is_some_and(|d| d.bytes().all(|b| b.is_ascii_digit())) || line.starts_with("panic:")
+    };
+    match lines.iter().position(fatal) {
+        Some(at) => lines[at].to_owned(),
+        None => lines[lines.len().saturating_sub(5)..].join("\n"),
+    }
 }

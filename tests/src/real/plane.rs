@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
@@ -26,6 +26,9 @@ const CLUSTER_WIDE: [&str; 3] = ["Namespace", "ClusterRole", "ClusterRoleBinding
 
 /// The minor version of Kubernetes 1 whose API server takes gRPC probes in pods.
 const GRPC_PROBES_SINCE: u32 = 23;
+
+/// Kinds whose `spec` stays as it is: of a pod almost everything, of a node its pod CIDR.
+const FIXED: [&str; 2] = ["Pod", "Node"];
 
 /// How long the agent's token is good for: longer than any lab.
 const TOKEN_SECONDS: u32 = 24 * 3600;
@@ -74,6 +77,11 @@ impl RealControlPlane {
         &self.admin
     }
 
+    /// Whether its API server takes gRPC probes in pods: where not, nobody learns of them.
+    pub fn takes_grpc_probes(&self) -> bool {
+        self.grpc_probes
+    }
+
     /// The kube-proxies.
     pub(crate) fn proxies(&self) -> &Proxies {
         &self.proxies
@@ -88,15 +96,17 @@ impl RealControlPlane {
         self.keeper.as_ref().context("the control plane is gone")
     }
 
-    /// Whether `object` was written as it is now; remembers it when not.
-    fn is_written(&self, path: &str, object: &Value) -> bool {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if written.get(path) == Some(object) {
-            return true;
-        }
-        written.insert(path.to_owned(), object.clone());
-        false
+    fn lock_written(&self) -> MutexGuard<'_, HashMap<String, Value>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The path of an object by its kind, as [`kinds::by_name`] takes it.
+fn path_of_named(kind: &str, namespace: &str, name: &str) -> Result<String> {
+    let kind = kinds::by_name(kind).with_context(|| format!("the lab knows no kind '{kind}'"))?;
+    let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
+    let collection = collection(&kind.api_version(), kind.kind, namespace);
+    Ok(format!("{collection}/{name}"))
 }
 
 impl ControlPlane for RealControlPlane {
@@ -105,23 +115,28 @@ impl ControlPlane for RealControlPlane {
             remove_grpc_probes(&mut object);
         }
         let path = super::client::path_of(&object)?;
-        if self.is_written(&path, &object) {
+        let before = self.lock_written().insert(path.clone(), object.clone());
+        if before.as_ref() == Some(&object) {
             return Ok(());
+        }
+        // What a server lets nobody change is another object in the place of the first.
+        let fixed = FIXED.iter().any(|kind| object["kind"] == *kind);
+        if fixed && before.is_some_and(|before| before["spec"] != object["spec"]) {
+            self.admin.delete(&path)?;
         }
         self.admin
             .apply(object)
             .with_context(|| format!("telling the API server of {path}"))
     }
 
+    fn written(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        let path = path_of_named(kind, namespace, name).ok()?;
+        self.lock_written().get(&path).cloned()
+    }
+
     fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<()> {
-        let version = kinds::by_name(kind)
-            .with_context(|| format!("the lab knows no kind '{kind}'"))?
-            .api_version();
-        let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
-        let path = format!("{}/{name}", collection(&version, kind, namespace));
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        written.remove(&path);
-        drop(written);
+        let path = path_of_named(kind, namespace, name)?;
+        self.lock_written().remove(&path);
         self.admin
             .delete(&path)
             .with_context(|| format!("removing {path} from the API server"))

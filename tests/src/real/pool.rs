@@ -16,6 +16,14 @@ use crate::lab::lab_command;
 /// Those that no lab uses now. Each ends when this process does: its keeper's input ends then.
 static IDLE: Mutex<Vec<Keeper>> = Mutex::new(Vec::new());
 
+/// Held while one starts: several at once would only be slower, each of them, and an API server
+/// that takes too long ends.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// How many wait at most for a lab: each takes half a gigabyte of memory, and five seconds of two
+/// cores to start. Labs of different models have different ranges of ClusterIPs.
+const MOST_IDLE: usize = 3;
+
 /// Kinds that a lab, or a test in it, makes.
 const KINDS: [(&str, &str); 9] = [
     ("v1", "Service"),
@@ -48,28 +56,46 @@ pub struct Keeper {
 impl Keeper {
     /// A control plane whose ClusterIPs are of `services`, without objects of an earlier lab.
     pub fn take(services: Ipv4Net) -> Result<Self> {
+        if let Some(keeper) = Self::take_idle(services)? {
+            return Ok(keeper);
+        }
+        let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        // One may have been given back in the meantime.
+        if let Some(keeper) = Self::take_idle(services)? {
+            return Ok(keeper);
+        }
+        // An API server that is very slow to start gives up by itself: a second one may not.
+        Self::start(services).or_else(|first| {
+            Self::start(services).map_err(|error| error.context(format!("at first: {first:#}")))
+        })
+    }
+
+    /// One that no lab uses, and that still runs.
+    fn take_idle(services: Ipv4Net) -> Result<Option<Self>> {
         loop {
             let fits = {
                 let mut idle = idle();
                 let fit = idle.iter().position(|keeper| keeper.services == services);
-                fit.map(|index| idle.swap_remove(index))
+                fit.map(|index| idle.remove(index))
             };
             let Some(mut keeper) = fits else {
-                // One that fits nobody here costs memory, and the new one would add to it.
-                drop(idle().pop());
-                return Self::start(services);
+                return Ok(None);
             };
-            // One that died in between is replaced.
             if keeper.child.try_wait()?.is_none() {
                 wipe(&keeper.admin()?)?;
-                return Ok(keeper);
+                return Ok(Some(keeper));
             }
         }
     }
 
     /// Gives it back, for the next lab.
     pub fn give_back(self) {
-        idle().push(self);
+        let mut idle = idle();
+        idle.push(self);
+        // The one that nobody wanted for longest goes. Its end takes a while.
+        let surplus = (idle.len() > MOST_IDLE).then(|| idle.remove(0));
+        drop(idle);
+        drop(surplus);
     }
 
     /// The URL of the API server on the machine.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::lab::{Netns, Proc, Topology, wait_for};
 
 /// How long kube-proxy may take to follow a change: some hundred milliseconds on an idle machine.
-const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
+const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The kube-proxies of a lab.
 pub(crate) struct Proxies {

@@ -15,7 +15,7 @@ use anyhow::Result;
 use nodescope_tests::lab::{self, Lab, LabBuilder, Model, Netns};
 use serde_json::Value;
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A lab, or none where it cannot be built.
 fn start(name: &str, promiscuous: bool) -> Result<Option<Lab>> {

@@ -12,7 +12,7 @@ use nodescope_tests::lab::{self, Lab, LabBuilder, Netns};
 use nodescope_tests::real::{Assets, ENV_ASSETS};
 use serde_json::Value;
 
-const TIMEOUT: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A lab on a real control plane, or none (said why) where it cannot be.
 fn real(name: &str) -> Result<Option<Lab>> {

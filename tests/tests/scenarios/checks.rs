@@ -1,9 +1,9 @@
 //! `nodescope check` on real traffic: each check passes on a cluster that is well, and fails for
 //! the right reason on one that is not.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nodescope_tests::lab::{Agent, Lab, MasqConfig, Model, PodSpec, Probe, ProbeKind};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::{agent, eventually, get, lab};
 use crate::service_policy::{counted, start};
@@ -210,39 +210,31 @@ fn scenario_24_check_holds_health_answers_against_the_endpoints() -> Result<()> 
     };
     says(&agents[1], "lb-probes-arriving", "PASS")?;
     says(&agents[1], "healthz-matches-endpoints", "PASS")?;
-    // The API takes the endpoint away, and kube-proxy does not follow.
-    let api = lab.api().context("no API server")?;
-    let slices = api.store();
-    let name = slice_of(&lab, "near")?;
-    let slice = slices.get("EndpointSlice", "default", &name);
-    let mut slice = (*slice.context("no slice")?).clone();
-    for endpoint in slice["endpoints"].as_array_mut().into_iter().flatten() {
-        endpoint["conditions"]["ready"] = false.into();
-    }
-    slices.apply(slice)?;
+    // One endpoint more on the node, and kube-proxy does not follow: the label keeps a real one
+    // from it.
+    lab.control_plane()?.apply(json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "near-more", "namespace": "default",
+            "labels": {
+                "kubernetes.io/service-name": "near",
+                "service.kubernetes.io/service-proxy-name": "another",
+            },
+        },
+        "addressType": "IPv4",
+        "endpoints": [{
+            "addresses": [lab.pod("api")?.ip().to_string()],
+            "conditions": {"ready": true, "serving": true, "terminating": false},
+            "nodeName": lab.topology().nodes[1].name,
+        }],
+        "ports": [{"name": "http", "protocol": "TCP", "port": 8080}],
+    }))?;
     let evidence = says(&agents[1], "healthz-matches-endpoints", "FAIL")?;
     assert!(evidence.contains("default/near"), "{evidence}");
     lab.pause_lb_probes(true)?;
     let evidence = says(&agents[1], "lb-probes-arriving", "FAIL")?;
     assert!(evidence.contains("have stopped"), "{evidence}");
     Ok(())
-}
-
-/// The EndpointSlice of a service.
-fn slice_of(lab: &Lab, service: &str) -> Result<String> {
-    let config = lab.kubeconfig_path().context("no API server")?;
-    let output = std::process::Command::new("kubectl")
-        .arg("--kubeconfig")
-        .arg(config)
-        .args(["get", "endpointslices", "-l"])
-        .arg(format!("kubernetes.io/service-name={service}"))
-        .args(["-o", "name"])
-        .output()?;
-    let text = String::from_utf8(output.stdout)?;
-    match text.trim().rsplit_once('/') {
-        Some((_, name)) => Ok(name.to_owned()),
-        None => bail!("no slice of {service}: {text:?}"),
-    }
 }
 
 /// The kubelet's probes: all well, then one that is refused.
@@ -297,13 +289,13 @@ fn scenario_03_check_finds_a_pod_range_that_is_full() -> Result<()> {
     let web = lab.pod("web")?;
     let url = format!("http://{}:8080/", lab.topology().vm.ip());
     get(&web.netns(), &url)?;
-    let api = lab.api().context("no API server")?;
-    let node = api.store().get("Node", "", &lab.topology().nodes[0].name);
-    let mut node = (*node.context("no node")?).clone();
+    let api = lab.control_plane()?;
+    let node = api.written("Node", "", &lab.topology().nodes[0].name);
+    let mut node = node.context("no node")?;
     let small = format!("{}/32", web.ip());
     node["spec"]["podCIDR"] = small.as_str().into();
-    node["spec"]["podCIDRs"] = serde_json::json!([small]);
-    api.store().apply(node)?;
+    node["spec"]["podCIDRs"] = json!([small]);
+    api.apply(node)?;
     let evidence = says(&agent, "pod-cidr-headroom", "FAIL")?;
     assert!(evidence.contains("1 of 1"), "{evidence}");
     Ok(())

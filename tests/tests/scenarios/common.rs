@@ -21,6 +21,16 @@ pub fn of_model(name: &str, model: Model) -> Result<Option<Lab>> {
     build(&format!("{name}{}", model.short()), model, false)
 }
 
+/// The models to play scenario `number` in: all of them. On a real control plane, which knows
+/// nothing of models and whose labs cost the most, the one that the number chooses.
+pub fn models(number: usize) -> Vec<Model> {
+    let all = Model::ALL;
+    match real::is_asked_for() {
+        true => vec![all[number % all.len()]],
+        false => all.to_vec(),
+    }
+}
+
 /// The interfaces from one to the other within a node: kubenet has its bridge between them.
 pub fn way<'a>(model: Model, from: &'a str, to: &'a str) -> Vec<&'a str> {
     match model {

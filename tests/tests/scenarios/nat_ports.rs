@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
-use nodescope_tests::lab::{Agent, Model};
+use nodescope_tests::lab::Agent;
 use serde_json::Value;
 
-use crate::common::{agent, eventually, metric};
+use crate::common::{agent, eventually, metric, models};
 use crate::nat::{configured, lab_of, source_of};
 
 /// Connections of each pod that are open at once.
@@ -24,7 +24,7 @@ fn lines(agent: &Agent, args: &[&str]) -> Result<Vec<Value>> {
 /// given back at the end.
 #[test]
 fn scenario_16_snat_ports_in_use_by_destination_and_pod() -> Result<()> {
-    for model in Model::ALL {
+    for model in models(16) {
         let Some(lab) = lab_of(model, "s16")? else {
             return Ok(());
         };

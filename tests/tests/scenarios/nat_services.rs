@@ -3,17 +3,17 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use nodescope_tests::lab::{Model, PodSpec, Protocol, Service};
+use nodescope_tests::lab::{PodSpec, Protocol, Service};
 use serde_json::Value;
 
-use crate::common::{agent, between, closed, eventually, get};
+use crate::common::{agent, between, closed, eventually, get, models};
 use crate::nat::{configured, lab_of, source_of};
 
 /// A pod to a load balancer's address: with policy Cluster kube-proxy translates it, with policy
 /// Local it keeps its address; the backend's socket says so, and so does the record.
 #[test]
 fn scenario_15_kube_proxys_masquerade_is_told_from_the_configured_one() -> Result<()> {
-    for model in Model::ALL {
+    for model in models(15) {
         let Some(lab) = lab_of(model, "s15")? else {
             return Ok(());
         };

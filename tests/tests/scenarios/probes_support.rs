@@ -203,13 +203,16 @@ pub fn local_service(
     port: u16,
     endpoints: &[(Ipv4Addr, usize, bool)],
 ) -> Result<()> {
-    let store = lab.api().context("a lab with an API server")?.store();
-    store.apply(json!({
+    lab.control_plane()?.apply(json!({
         "apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": name, "namespace": "default"},
+        "metadata": {
+            "name": name, "namespace": "default",
+            // A real kube-proxy leaves it alone, and the test answers in its place.
+            "labels": {"service.kubernetes.io/service-proxy-name": "the-test"},
+        },
         "spec": {
             "type": "LoadBalancer", "externalTrafficPolicy": "Local",
-            "healthCheckNodePort": port, "selector": {"app": name},
+            "healthCheckNodePort": port,
             "clusterIP": "10.0.77.1", "clusterIPs": ["10.0.77.1"],
             "ports": [{"name": "http", "port": 80, "targetPort": 8080,
                        "nodePort": port - 1000, "protocol": "TCP"}],
@@ -221,7 +224,6 @@ pub fn local_service(
 
 /// Tells the API of other endpoints.
 pub fn set_endpoints(lab: &Lab, name: &str, endpoints: &[(Ipv4Addr, usize, bool)]) -> Result<()> {
-    let store = lab.api().context("a lab with an API server")?.store();
     let endpoints: Vec<Value> = endpoints
         .iter()
         .map(|(ip, node, ready)| {
@@ -232,7 +234,7 @@ pub fn set_endpoints(lab: &Lab, name: &str, endpoints: &[(Ipv4Addr, usize, bool)
             })
         })
         .collect();
-    store.apply(json!({
+    lab.control_plane()?.apply(json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
             "name": format!("{name}-probed"), "namespace": "default",
@@ -241,8 +243,7 @@ pub fn set_endpoints(lab: &Lab, name: &str, endpoints: &[(Ipv4Addr, usize, bool)
         "addressType": "IPv4",
         "endpoints": endpoints,
         "ports": [{"name": "http", "protocol": "TCP", "port": 8080}],
-    }))?;
-    Ok(())
+    }))
 }
 
 /// All targets, as `nodescope probes -o json` says.

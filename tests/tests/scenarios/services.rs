@@ -6,12 +6,12 @@ use anyhow::{Context, Result};
 use nodescope_tests::lab::{Lab, Model};
 use serde_json::json;
 
-use crate::common::{agent, between, closed, get, of_model, way};
+use crate::common::{agent, between, closed, get, models, of_model, way};
 
 /// One flow: client pod → service → backend, with the destination's translation.
 #[test]
 fn scenario_17_cluster_ip_names_service_and_backend() -> Result<()> {
-    for model in Model::ALL {
+    for model in models(17) {
         let Some(lab) = of_model("s17", model)? else {
             return Ok(());
         };
