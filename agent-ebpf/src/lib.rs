@@ -381,3 +381,17 @@ pub struct Offsets {
     /// 1 when the others hold.
     pub enabled: u32,
 }
+
+/// The frame of the program `take`, which takes a record out: bytes 0 to 15 are nobody's.
+pub mod taking {
+    use super::{HopKey, HopRecord};
+
+    /// Where the key is.
+    pub const KEY: usize = 16;
+    /// Where the record is put.
+    pub const RECORD: usize = 64;
+    /// Length of the frame.
+    pub const LENGTH: usize = RECORD + size_of::<HopRecord>();
+
+    const _: () = assert!(KEY + size_of::<HopKey>() <= RECORD);
+}

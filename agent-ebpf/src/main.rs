@@ -20,6 +20,7 @@ mod hops;
 mod maps;
 mod nat;
 mod payload;
+mod take;
 
 use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 
@@ -50,6 +51,12 @@ pub fn port_egress(ctx: TcContext) -> i32 {
 pub fn host_egress(ctx: TcContext) -> i32 {
     hops::account::<true, true>(&ctx);
     TC_ACT_UNSPEC
+}
+
+/// No hook: the agent runs it by itself ([`take`](mod@take)). 1 when there was a record.
+#[classifier]
+pub fn take(ctx: TcContext) -> i32 {
+    i32::from(take::take(&ctx).is_some())
 }
 
 #[panic_handler]

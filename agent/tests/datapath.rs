@@ -24,6 +24,9 @@ impl Namespaces {
             format!("-n {name} link add near type veth peer name far netns {peer}"),
             format!("-n {name} addr add 10.244.0.1/24 dev near"),
             format!("-n {peer} addr add 10.244.0.2/24 dev far"),
+            // No link-local addresses, whose upkeep would be packets.
+            format!("-n {name} link set near addrgenmode none"),
+            format!("-n {peer} link set far addrgenmode none"),
             format!("-n {name} link set near up"),
             format!("-n {peer} link set far up"),
             // Nothing but what the test sends: neighbours are known beforehand.

@@ -1,6 +1,7 @@
 //! What a developer of nodescope runs: set-up, lab, tests, lint.
 
 mod bench;
+mod kernels;
 mod lab;
 mod lint;
 mod setup;
@@ -66,6 +67,15 @@ enum Task {
         )]
         arguments: Vec<OsString>,
     },
+    /// Run the datapath's tests on other kernels, each booted in a virtual machine
+    Kernels {
+        /// A series such as 6.1, or `newest`; without it all that the README tells of
+        #[arg(long = "kernel", value_name = "VERSION")]
+        kernels: Vec<String>,
+        /// Write the table of what works where into the README
+        #[arg(long)]
+        write: bool,
+    },
     /// Check format and lints of both sides
     Lint,
 }
@@ -77,6 +87,7 @@ fn main() -> ExitCode {
         Task::Lab { .. } => lab::run(&verbatim("lab")),
         Task::Test { .. } => test::run(&verbatim("test")),
         Task::Bench { .. } => bench::run(&verbatim("bench")),
+        Task::Kernels { kernels, write } => kernels::run(&kernels, write),
         Task::Lint => lint::run(),
     };
     match outcome {

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
-use crate::shell;
 use crate::workspace::{self, KERNEL_SIDE};
+use crate::{kernels, shell};
 
 /// Tests at once for each core: the end-to-end tests wait half of their time, each in namespaces
 /// of its own.
@@ -50,8 +50,17 @@ pub fn run(arguments: &[OsString]) -> anyhow::Result<()> {
     // Run in any case: one report of everything is worth more than the first failure alone.
     let kernel = tests(&["--package", KERNEL_SIDE, "--tests"], arguments, &built);
     let real = on_real_control_plane(arguments, &built);
+    // What a filter chooses are tests that run here.
+    let others = if arguments.is_empty() {
+        kernels::run_in_tests()
+    } else {
+        Ok(())
+    };
     println!("tests took {:.0} s", started.elapsed().as_secs_f64());
-    host.and(kernel).and(real).context("tests failed")
+    host.and(kernel)
+        .and(real)
+        .and(others)
+        .context("tests failed")
 }
 
 /// Runs tests once more with a real kube-apiserver and kube-proxies, where there are any: the

@@ -122,13 +122,22 @@ pub fn get<K: Pod, V: Pod + Default>(map: BorrowedFd<'_>, key: &K) -> io::Result
     Ok(found(bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr))?.then_some(value))
 }
 
-/// Takes an entry out and gives its last value; `None` when it is not there. Kernels before 5.14
-/// cannot do both at once for hash maps: there, the value is read and then the entry deleted.
+/// What became of an entry that was to be taken out.
+pub enum Taken<V> {
+    /// Its last value.
+    Entry(V),
+    /// It is not there.
+    Missing,
+    /// This kernel cannot look up and delete at once (hash maps: before 5.14).
+    Unsupported,
+}
+
+/// Takes an entry out and gives its last value.
 ///
 /// # Errors
 ///
 /// The kernel refuses.
-pub fn take<K: Pod, V: Pod + Default>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+pub fn take<K: Pod, V: Pod + Default>(map: BorrowedFd<'_>, key: &K) -> io::Result<Taken<V>> {
     /// `ENOTSUPP`, the kernel's own word for a map type that lacks an operation; not in libc.
     const ENOTSUPP: i32 = 524;
 
@@ -139,11 +148,14 @@ pub fn take<K: Pod, V: Pod + Default>(map: BorrowedFd<'_>, key: &K) -> io::Resul
             if matches!(
                 error.raw_os_error(),
                 Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP)
-            ) => {}
-        result => return Ok(found(result)?.then_some(value)),
+            ) =>
+        {
+            Ok(Taken::Unsupported)
+        }
+        result => Ok(if found(result)? {
+            Taken::Entry(value)
+        } else {
+            Taken::Missing
+        }),
     }
-    let value = get(map, key)?;
-    let mut attr = element::<K, V>(map, key, std::ptr::null_mut());
-    found(bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr))?;
-    Ok(value)
 }

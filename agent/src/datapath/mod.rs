@@ -3,10 +3,12 @@
 mod attach;
 mod batch;
 pub mod btf;
+mod capability;
 mod events;
 mod payload;
 mod pods;
 mod preflight;
+mod programs;
 mod ring;
 
 use std::io;
@@ -20,6 +22,7 @@ pub use attach::{Method, Side};
 pub use events::Events;
 pub use payload::{Head, Heads, ProbeEnds, ProbePorts};
 pub use preflight::{PreflightItem, Verdict, preflight};
+pub use programs::Program;
 
 use pods::{CounterPod, Key, NatValue, OffsetsPod, Record, UnattributedPod};
 
@@ -102,14 +105,9 @@ impl Datapath {
     /// The kernel refuses them.
     pub fn load(settings: &Settings) -> Result<Self, Error> {
         lift_memlock();
-        let (offsets, nat_off) = if settings.nat {
-            match btf::Btf::running().and_then(|btf| btf.conntrack()) {
-                Ok(offsets) => (offsets, None),
-                Err(error) => (nodescope_ebpf::Offsets::default(), Some(error.to_string())),
-            }
-        } else {
-            let off = "switched off by --nat-source".to_owned();
-            (nodescope_ebpf::Offsets::default(), Some(off))
+        let (offsets, nat_off) = match offsets(settings) {
+            Ok(offsets) => (offsets, None),
+            Err(why) => (nodescope_ebpf::Offsets::default(), Some(why)),
         };
         let offsets = OffsetsPod(offsets);
         let capacity = settings.max_connections.saturating_mul(HOPS_PER_CONNECTION);
@@ -151,6 +149,11 @@ impl Datapath {
     /// Why translations are not read from packets; `None` when they are.
     pub fn nat_off(&self) -> Option<&str> {
         self.nat_off.as_deref()
+    }
+
+    /// The programs that are loaded, and what the verifier made of them.
+    pub fn programs(&self) -> Vec<Program> {
+        programs::loaded(&self.ebpf)
     }
 
     /// Entries that the table of hop records holds at most.
@@ -237,11 +240,15 @@ impl Datapath {
     ///
     /// The kernel refuses.
     pub fn take(&mut self, key: &HopKey) -> Result<Option<HopRecord>, Error> {
-        let taken = batch::take::<Key, Record>(self.hops.fd().as_fd(), &Key(*key))
-            .map_err(|source| Error::Map { map: HOPS, source })?;
+        let taken = match batch::take::<Key, Record>(self.hops.fd().as_fd(), &Key(*key)) {
+            Ok(batch::Taken::Entry(record)) => Some(record.0),
+            Ok(batch::Taken::Missing) => None,
+            Ok(batch::Taken::Unsupported) => programs::take(&mut self.ebpf, key)?,
+            Err(source) => return Err(Error::Map { map: HOPS, source }),
+        };
         // Not there for most: only translated ones have one.
         let _ = self.nat.remove(&Key(*key));
-        Ok(taken.map(|record| record.0))
+        Ok(taken)
     }
 
     /// Packets in no record, by hook and reason: sums over all CPUs, since the load.
@@ -339,6 +346,19 @@ impl Datapath {
             }
         }))
     }
+}
+
+/// What the kernel side needs to read a packet's conntrack entry, or why it cannot.
+fn offsets(settings: &Settings) -> Result<nodescope_ebpf::Offsets, String> {
+    if !settings.nat {
+        return Err("switched off by --nat-source".to_owned());
+    }
+    if !capability::may_read_kernel() {
+        return Err("CAP_PERFMON is missing, needed to read the kernel's memory".to_owned());
+    }
+    btf::Btf::running()
+        .and_then(|btf| btf.conntrack())
+        .map_err(|error| error.to_string())
 }
 
 fn typed<M: TryFrom<aya::maps::Map>>(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<M, Error> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Datapath, Method, Settings, btf};
+use super::{Datapath, Method, Settings, btf, capability};
 
 /// Outcome of one item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,18 +26,22 @@ pub struct PreflightItem {
     pub evidence: String,
 }
 
-/// Capability numbers (uapi linux/capability.h).
-const CAPABILITIES: [(&str, u32, &str); 3] = [
-    ("CAP_BPF", 39, "load programs and maps"),
+/// What each capability is for, and whether the agent does without.
+const CAPABILITIES: [(&str, u32, &str, bool); 3] = [
+    ("CAP_BPF", capability::BPF, "load programs and maps", false),
     (
         "CAP_PERFMON",
-        38,
+        capability::PERFMON,
         "read translations from the kernel's memory",
+        true,
     ),
-    ("CAP_NET_ADMIN", 12, "attach to interfaces"),
+    (
+        "CAP_NET_ADMIN",
+        capability::NET_ADMIN,
+        "attach to interfaces",
+        false,
+    ),
 ];
-/// CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON, as it did before they were split off.
-const SYS_ADMIN: u32 = 21;
 
 /// Looks at everything, the real programs' load included.
 pub fn preflight() -> Vec<PreflightItem> {
@@ -86,26 +90,30 @@ fn types() -> PreflightItem {
 }
 
 fn capabilities() -> Vec<PreflightItem> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let held = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    let held = capability::effective();
     CAPABILITIES
         .iter()
-        .map(|(name, bit, purpose)| {
+        .map(|(name, bit, purpose, optional)| {
             let (verdict, evidence) = match held {
                 None => (
                     Verdict::Unknown,
                     "/proc/self/status does not say".to_owned(),
                 ),
                 Some(set) if set & (1 << bit) != 0 => (Verdict::Pass, format!("held: {purpose}")),
-                Some(set) if *bit != 12 && set & (1 << SYS_ADMIN) != 0 => (
-                    Verdict::Pass,
-                    format!("CAP_SYS_ADMIN stands for it: {purpose}"),
-                ),
+                Some(set)
+                    if *bit != capability::NET_ADMIN && set & (1 << capability::SYS_ADMIN) != 0 =>
+                {
+                    (
+                        Verdict::Pass,
+                        format!("CAP_SYS_ADMIN stands for it: {purpose}"),
+                    )
+                }
                 Some(_) => (
-                    Verdict::Fail,
+                    if *optional {
+                        Verdict::Unknown
+                    } else {
+                        Verdict::Fail
+                    },
                     format!(
                         "missing, needed to {purpose}: run as root or grant it to the container"
                     ),
@@ -129,10 +137,12 @@ fn load() -> PreflightItem {
     let (verdict, evidence) = match Datapath::load(&settings) {
         Ok(datapath) => (
             Verdict::Pass,
-            match datapath.nat_off() {
-                None => "loaded and verified; translations are read from packets".to_owned(),
-                Some(why) => format!("loaded and verified; translations are not read: {why}"),
-            },
+            format!("loaded and verified{}; {}", instructions(&datapath), {
+                match datapath.nat_off() {
+                    None => "translations are read from packets".to_owned(),
+                    Some(why) => format!("translations are not read from packets: {why}"),
+                }
+            }),
         ),
         Err(error) => (Verdict::Fail, error.to_string()),
     };
@@ -140,6 +150,20 @@ fn load() -> PreflightItem {
         name: "programs",
         verdict,
         evidence,
+    }
+}
+
+/// How many instructions the verifier looked at, where the kernel tells.
+fn instructions(datapath: &Datapath) -> String {
+    let programs: Vec<String> = datapath
+        .programs()
+        .into_iter()
+        .filter_map(|program| Some(format!("{} {}", program.name, program.instructions?)))
+        .collect();
+    if programs.is_empty() {
+        String::new()
+    } else {
+        format!(" (instructions: {})", programs.join(", "))
     }
 }
 
