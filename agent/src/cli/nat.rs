@@ -8,10 +8,9 @@ use clap::ValueEnum;
 use futures::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
 
-use super::failure::tell;
 use super::nat_rows::{self, Page};
 use super::output::colour;
-use super::servers::{Servers, connect, refusal};
+use super::servers::{Servers, ask_all, connect, refusal};
 use crate::sink::json;
 use crate::sink::proto::node::nat_client::NatClient;
 use crate::sink::proto::node::{
@@ -147,18 +146,15 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let addresses = args.servers.resolve()?;
     let mut page = Page::new(args.output == Format::Wide, colour());
     if args.ports {
-        let asked = addresses.iter().map(|address| ports(address));
-        let mut all = join(futures::future::join_all(asked).await)?;
+        let mut all = ask_all(&addresses, ports).await?.given.concat();
         all.retain(|one| args.filters.pass_ports(one));
         if args.output == Format::Json {
             return json(json::SNAT_PORTS, &all);
         }
         nat_rows::ports(&mut page, &all);
     } else {
-        let asked = addresses
-            .iter()
-            .map(|address| translations(address, args.all));
-        let mut all = join(futures::future::join_all(asked).await)?;
+        let asked = ask_all(&addresses, async |to| translations(to, args.all).await);
+        let mut all = asked.await?.given.concat();
         all.retain(|one| args.filters.pass(one) && (one.mismatch || !args.mismatch));
         all.sort_by_key(|one| one.started.map(|at| (at.seconds, at.nanos)));
         if args.output == Format::Json {
@@ -168,26 +164,6 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     page.print()?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// What all agents said; those that failed are told about.
-fn join<T>(answers: Vec<anyhow::Result<Vec<T>>>) -> anyhow::Result<Vec<T>> {
-    let (mut all, mut failures, mut answered) = (Vec::new(), Vec::new(), false);
-    for answer in answers {
-        match answer {
-            Ok(more) => {
-                answered = true;
-                all.extend(more);
-            }
-            Err(error) => failures.push(error),
-        }
-    }
-    if !answered && let Some(last) = failures.pop() {
-        failures.iter().for_each(tell);
-        return Err(last);
-    }
-    failures.iter().for_each(tell);
-    Ok(all)
 }
 
 async fn translations(address: &str, all: bool) -> anyhow::Result<Vec<Translation>> {

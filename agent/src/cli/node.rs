@@ -7,9 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use super::failure::tell;
 use super::node_pods;
-use super::servers::{Servers, connect, refusal};
+use super::servers::{Servers, ask_all, connect, refusal};
 use super::table::Table;
 use super::time;
 use crate::sink::json;
@@ -48,21 +47,7 @@ enum Format {
 /// When all fail.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let addresses = args.servers.resolve()?;
-    let answers = futures::future::join_all(addresses.iter().map(|to| describe(to))).await;
-    let (mut nodes, mut failures) = (Vec::new(), Vec::new());
-    for answer in answers {
-        match answer {
-            Ok(node) => nodes.push(node),
-            Err(error) => failures.push(error),
-        }
-    }
-    if nodes.is_empty()
-        && let Some(last) = failures.pop()
-    {
-        failures.iter().for_each(tell);
-        return Err(last);
-    }
-    failures.iter().for_each(tell);
+    let nodes = ask_all(&addresses, describe).await?.given;
     if !args.classify.is_empty() {
         return classify(&nodes, &args.classify, args.output);
     }

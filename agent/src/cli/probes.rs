@@ -6,8 +6,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::ValueEnum;
 
-use super::failure::tell;
-use super::servers::{Servers, connect, refusal};
+use super::servers::{Servers, ask_all, connect, refusal};
 use super::table::Table;
 use super::time;
 use crate::sink::json;
@@ -58,8 +57,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let addresses = args.servers.resolve()?;
     let mut text = Vec::new();
     if let Some((namespace, name)) = &args.timeline {
-        let asked = addresses.iter().map(|to| timeline(to, namespace, name));
-        let mut happenings = settle(futures::future::join_all(asked).await)?;
+        let asked = ask_all(&addresses, async |to| timeline(to, namespace, name).await);
+        let mut happenings = asked.await?.given.concat();
         happenings.sort_by_key(|one| one.time.map(|time| (time.seconds, time.nanos)));
         if args.output == Format::Json {
             for one in &happenings {
@@ -70,8 +69,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             text.extend(happenings_page(&happenings).into_bytes());
         }
     } else {
-        let answers = futures::future::join_all(addresses.iter().map(|to| list(to))).await;
-        let targets = settle(answers)?;
+        let targets = ask_all(&addresses, list).await?.given.concat();
         if args.output == Format::Json {
             for one in &targets {
                 json::write("nodescope.v1.ProbeTarget", one, &mut text)?;
@@ -85,22 +83,6 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     out.write_all(&text)?;
     out.flush()?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// All that was answered; an agent that failed is told about.
-fn settle<T>(answers: Vec<anyhow::Result<Vec<T>>>) -> anyhow::Result<Vec<T>> {
-    let asked = answers.len();
-    let mut all = Vec::new();
-    let mut failures = Vec::new();
-    for answer in answers {
-        match answer {
-            Ok(some) => all.extend(some),
-            Err(error) => failures.push(error),
-        }
-    }
-    let last = (failures.len() == asked).then(|| failures.pop()).flatten();
-    failures.iter().for_each(tell);
-    last.map_or(Ok(all), Err)
 }
 
 async fn list(address: &str) -> anyhow::Result<Vec<ProbeTarget>> {

@@ -7,6 +7,8 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use tonic::transport::{Channel, Endpoint};
 
+use super::failure::tell;
+
 /// Where the agent of this node listens unless told otherwise.
 pub const LOCAL_SOCKET: &str = "/run/nodescope/agent.sock";
 
@@ -94,6 +96,39 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         deepest = source;
     }
     deepest.to_string()
+}
+
+/// What agents answered.
+#[derive(Debug)]
+pub struct Answers<T> {
+    /// In the order of the agents that were asked.
+    pub given: Vec<T>,
+    /// Addresses of agents that failed; why has been told.
+    pub silent: Vec<String>,
+}
+
+/// Asks all agents at once. One that fails is told about.
+///
+/// # Errors
+/// When all fail.
+pub async fn ask_all<T>(
+    addresses: &[String],
+    ask: impl AsyncFn(&str) -> anyhow::Result<T>,
+) -> anyhow::Result<Answers<T>> {
+    let answers = futures::future::join_all(addresses.iter().map(|to| ask(to))).await;
+    let (mut given, mut silent, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+    for (address, answer) in addresses.iter().zip(answers) {
+        match answer {
+            Ok(answer) => given.push(answer),
+            Err(error) => {
+                silent.push(address.clone());
+                failures.push(error);
+            }
+        }
+    }
+    let last = given.is_empty().then(|| failures.pop()).flatten();
+    failures.iter().for_each(tell);
+    last.map_or(Ok(Answers { given, silent }), Err)
 }
 
 /// What an agent answered instead of what was asked for.

@@ -6,8 +6,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use super::failure::tell;
-use super::servers::{Servers, connect, refusal};
+use super::servers::{Servers, ask_all, connect, refusal};
 use super::services_show::{json, table};
 use crate::sink::proto::node::services_client::ServicesClient;
 use crate::sink::proto::node::{ListServicesRequest, ListServicesResponse, ServiceReport};
@@ -53,22 +52,7 @@ pub struct Joined {
 /// When all fail.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let addresses = args.servers.resolve()?;
-    let answers = futures::future::join_all(addresses.iter().map(|to| list(to))).await;
-    let (mut lists, mut failures) = (Vec::new(), Vec::new());
-    for answer in answers {
-        match answer {
-            Ok(list) => lists.push(list),
-            Err(error) => failures.push(error),
-        }
-    }
-    if lists.is_empty()
-        && let Some(last) = failures.pop()
-    {
-        failures.iter().for_each(tell);
-        return Err(last);
-    }
-    failures.iter().for_each(tell);
-    let mut services = join(lists);
+    let mut services = join(ask_all(&addresses, list).await?.given);
     services.retain(|service| args.shows(service));
     let text = match args.output {
         Format::Json => services
