@@ -134,7 +134,8 @@ fn attribute<const EGRESS: bool>(ctx: &TcContext, skb: Skb) -> Result<(), Reason
             echo(record, packet.echo);
         }
         if (*record).payload != 0 {
-            payload::capture(ctx, &key, record, u32::from(forward));
+            let sender = if forward { key.a_port } else { key.b_port };
+            payload::capture(ctx, &key, record, u32::from(forward), sender);
         }
         if EGRESS && (*record).nat == NatState::Unknown as u8 {
             nat::resolve(ctx, &key, record, u32::from(forward));

@@ -314,6 +314,13 @@ pub mod wanted {
 /// kube-proxy health answer with the longest names that Kubernetes allows.
 pub const HEAD: usize = 512;
 
+/// Where DNS servers listen (RFC 1035, 4.2).
+pub const DNS_PORT: u16 = 53;
+
+/// Bytes of a DNS answer that are sent: its header, which has the response code and no name
+/// (RFC 1035, 4.1.1).
+pub const DNS_HEAD: usize = 12;
+
 /// Key of the `PROBE_PORTS` map: an end whose conversations' payload is wanted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

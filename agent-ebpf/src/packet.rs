@@ -36,7 +36,8 @@ pub mod protocol {
     pub(super) const ICMP: u8 = 1;
     /// TCP.
     pub const TCP: u8 = 6;
-    pub(super) const UDP: u8 = 17;
+    /// UDP.
+    pub const UDP: u8 = 17;
     pub(super) const ICMPV6: u8 = 58;
     pub(super) const SCTP: u8 = 132;
 }

@@ -1,6 +1,7 @@
 //! The heads of the first payload packets of probe conversations, for the agent to read the
-//! answers of health checks. Which conversations these are is decided when a record is made, so
-//! that the packets of all others pay for one comparison with zero.
+//! answers of health checks, and the headers of DNS answers, which have no name in them. Which
+//! conversations these are is decided when a record is made, so that the packets of all others pay
+//! for one comparison with zero.
 
 use core::arch::asm;
 
@@ -11,9 +12,11 @@ use aya_ebpf::{
 use network_types::{
     eth::EthHdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
 };
 use nodescope_ebpf::{
-    Address, EventKind, HEAD, HopKey, HopRecord, PayloadEvent, ProbeEnd, ProbeKey,
+    Address, DNS_HEAD, DNS_PORT, EventKind, HEAD, HopKey, HopRecord, PayloadEvent, ProbeEnd,
+    ProbeKey,
     packet::{Frame, protocol},
     wanted as bits,
 };
@@ -27,7 +30,8 @@ use crate::{
 #[inline(never)]
 pub fn wanted(key: &HopKey) -> u8 {
     if key.protocol != protocol::TCP {
-        return 0;
+        let dns = key.a_port == DNS_PORT || key.b_port == DNS_PORT;
+        return u8::from(key.protocol == protocol::UDP && dns);
     }
     // An end by address and port, then by address alone; the other end decides for pods.
     let (a, b) = (end(&key.a, key.a_port), end(&key.b, key.b_port));
@@ -54,12 +58,20 @@ fn end(address: &Address, port: u16) -> u32 {
 }
 
 /// Sends the head of a packet's payload, if it has one and not enough were sent.
+/// `sender` is the port that it came from: looked up in here, its address in the caller's stack
+/// could be left in the register for results, which the verifier refuses.
 ///
 /// # Safety
 ///
 /// `record` points into the map.
 #[inline(never)]
-pub unsafe fn capture(ctx: &TcContext, key: &HopKey, record: *mut HopRecord, forward: u32) {
+pub unsafe fn capture(
+    ctx: &TcContext,
+    key: &HopKey,
+    record: *mut HopRecord,
+    forward: u32,
+    sender: u16,
+) {
     let one = if forward != 0 {
         bits::AB_ONE
     } else {
@@ -70,7 +82,11 @@ pub unsafe fn capture(ctx: &TcContext, key: &HopKey, record: *mut HopRecord, for
     if (state / one) & bits::MASK >= bits::MOST {
         return;
     }
-    let Some(place) = payload(ctx) else {
+    let dns = key.protocol == protocol::UDP;
+    if dns && sender != DNS_PORT {
+        return;
+    }
+    let Some(place) = payload(ctx, u32::from(dns)) else {
         return;
     };
     // SAFETY: as above.
@@ -83,9 +99,10 @@ pub unsafe fn capture(ctx: &TcContext, key: &HopKey, record: *mut HopRecord, for
         return;
     };
     let event = entry.as_mut_ptr();
+    let most = if dns { DNS_HEAD } else { HEAD } as u32;
     let mut last = place.length - 1;
-    if last > HEAD as u32 - 1 {
-        last = HEAD as u32 - 1;
+    if last > most - 1 {
+        last = most - 1;
     }
     // SAFETY: nothing is touched but the number; the verifier learns its bound from it.
     unsafe { asm!("{last} &= 511", last = inout(reg) last) };
@@ -113,17 +130,18 @@ pub unsafe fn capture(ctx: &TcContext, key: &HopKey, record: *mut HopRecord, for
     }
 }
 
-/// Where a TCP packet's payload lies.
+/// Where a packet's payload lies.
 struct Place {
     offset: u32,
     length: u32,
+    /// 0 for UDP.
     sequence: u32,
 }
 
 /// `None` for a packet without payload. The packet was parsed before: what cannot be is not
 /// looked for again.
 #[inline(always)]
-fn payload(ctx: &TcContext) -> Option<Place> {
+fn payload(ctx: &TcContext, udp: u32) -> Option<Place> {
     let bytes = Bytes::of(ctx);
     let version: u8 = bytes.read(EthHdr::LEN)?;
     // SAFETY: the context is valid for the whole run of the program.
@@ -148,6 +166,14 @@ fn payload(ctx: &TcContext) -> Option<Place> {
     } else {
         end
     };
+    if udp != 0 {
+        let offset = (at + UdpHdr::LEN) as u32;
+        return (end > offset).then(|| Place {
+            offset,
+            length: end - offset,
+            sequence: 0,
+        });
+    }
     let tcp: [u8; 13] = bytes.read(at)?;
     let offset = at as u32 + (u32::from(tcp[12] >> 4) << 2);
     (end > offset).then(|| Place {

@@ -164,6 +164,7 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         sources: config.probe_sources.clone(),
         heads,
         ports,
+        here: here.clone(),
         metrics: Arc::clone(&metrics),
     };
     tokio::spawn(probing::feed(probes.clone(), feed));

@@ -11,6 +11,7 @@ use super::output::colour;
 use super::servers::Servers;
 use super::table::Table;
 use crate::datapath::{self, Verdict};
+use crate::insight::checks;
 
 /// Flags of `check`.
 #[derive(clap::Args, Debug)]
@@ -18,6 +19,10 @@ pub struct Args {
     /// Checks to make [default: all]
     #[arg(value_name = "NAME", conflicts_with = "preflight")]
     names: Vec<String>,
+    /// Percent of source ports, conntrack entries or pod addresses from which on they count as full
+    #[arg(long, value_name = "PERCENT", default_value_t = checks::FULL_PERCENT,
+          value_parser = clap::value_parser!(u32).range(1..=100), conflicts_with = "preflight")]
+    full_at: u32,
     /// Can the agent run on this kernel, with these capabilities?
     #[arg(long)]
     preflight: bool,
@@ -82,7 +87,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         preflight()
     } else {
         let addresses = args.servers.resolve()?;
-        super::block_on(check_agents::run(&addresses, &args.names))?
+        super::block_on(check_agents::run(&addresses, &args.names, args.full_at))?
     };
     report(&findings, args.output)
 }

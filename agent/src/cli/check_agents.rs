@@ -1,49 +1,47 @@
 //! Checks that agents make, put together for the cluster.
+//!
+//! One that a node fails fails. A check of traffic passes by what any node saw, for a node
+//! without such traffic has nothing to say; a check of state needs every node. An agent that did
+//! not answer leaves open what no other node fails: what its node saw is not known.
 
 use super::check::{Finding, NodeFinding, Outcome};
-use super::failure::tell;
-use super::servers::{connect, refusal};
+use super::check_route;
+use super::servers::{ask_all, connect, refusal};
 use crate::sink::proto::node::checks_client::ChecksClient;
 use crate::sink::proto::node::{RunChecksRequest, RunChecksResponse};
+
+/// Nodes that fail, or know nothing, that the evidence of a check quotes.
+const QUOTED: usize = 3;
 
 /// Asks all agents. One that fails is told about, and its node counts as not known.
 ///
 /// # Errors
 /// When all fail, or there is no check of a name.
-pub async fn run(addresses: &[String], names: &[String]) -> anyhow::Result<Vec<Finding>> {
-    let asked = addresses.iter().map(|address| ask(address, names));
-    let answers = futures::future::join_all(asked).await;
-    let (mut found, mut failures) = (Vec::new(), Vec::new());
-    for (address, answer) in addresses.iter().zip(answers) {
-        match answer {
-            Ok(answer) => found.push(answer),
-            Err(error) => failures.push((address.clone(), error)),
-        }
-    }
-    if found.is_empty()
-        && let Some((_, last)) = failures.pop()
-    {
-        failures.iter().for_each(|(_, error)| tell(error));
-        return Err(last);
-    }
-    failures.iter().for_each(|(_, error)| tell(error));
-    let silent: Vec<String> = failures.into_iter().map(|(address, _)| address).collect();
-    Ok(merge(&found, &silent))
-}
-
-async fn ask(address: &str, names: &[String]) -> anyhow::Result<RunChecksResponse> {
-    let mut client = ChecksClient::new(connect(address).await?);
+pub async fn run(
+    addresses: &[String],
+    names: &[String],
+    full_percent: u32,
+) -> anyhow::Result<Vec<Finding>> {
     let request = RunChecksRequest {
         names: names.to_vec(),
+        full_percent,
     };
-    let answer = client.run(request).await;
+    let mut answers = ask_all(addresses, async |to| ask(to, &request).await).await?;
+    if answers.given.len() > 1 {
+        check_route::refine(&mut answers.given, addresses).await;
+    }
+    Ok(merge(&answers.given, &answers.silent))
+}
+
+async fn ask(address: &str, request: &RunChecksRequest) -> anyhow::Result<RunChecksResponse> {
+    let mut client = ChecksClient::new(connect(address).await?);
+    let answer = client.run(request.clone()).await;
     Ok(answer
         .map_err(|status| refusal(address, &status))?
         .into_inner())
 }
 
-/// One finding a check: FAIL when a node fails; else what was seen on one node speaks for all,
-/// unless the check is about the state of each node, where one not known leaves it open.
+/// One finding a check.
 fn merge(found: &[RunChecksResponse], silent: &[String]) -> Vec<Finding> {
     let Some(first) = found.first() else {
         return Vec::new();
@@ -66,30 +64,61 @@ fn merge(found: &[RunChecksResponse], silent: &[String]) -> Vec<Finding> {
             outcome: Outcome::Unknown,
             evidence: "the agent did not answer".to_owned(),
         }));
-        let order = if check.each_node {
-            [Outcome::Fail, Outcome::Unknown, Outcome::Pass]
-        } else {
-            [Outcome::Fail, Outcome::Pass, Outcome::Unknown]
-        };
-        let decisive = order
-            .iter()
-            .find_map(|outcome| nodes.iter().find(|node| node.outcome == *outcome));
-        let Some(decisive) = decisive.cloned() else {
-            continue;
-        };
-        let evidence = if nodes.len() > 1 {
-            format!("{}: {}", decisive.node, decisive.evidence)
-        } else {
-            decisive.evidence
-        };
+        let every = check.each_node || !silent.is_empty();
+        let outcome = decide(&nodes, every);
         findings.push(Finding {
             name: check.name.clone(),
-            outcome: decisive.outcome,
-            evidence,
+            outcome,
+            evidence: evidence(&nodes, outcome),
             nodes,
         });
     }
     findings
+}
+
+/// What the nodes' findings come to; `every` node has to pass, or any.
+fn decide(nodes: &[NodeFinding], every: bool) -> Outcome {
+    let is = |outcome| move |node: &&NodeFinding| node.outcome == outcome;
+    let count = |outcome| nodes.iter().filter(is(outcome)).count();
+    let passed = count(Outcome::Pass);
+    if count(Outcome::Fail) > 0 {
+        Outcome::Fail
+    } else if passed == nodes.len() || (passed > 0 && !every) {
+        Outcome::Pass
+    } else {
+        Outcome::Unknown
+    }
+}
+
+/// By how many nodes of how many, what the first of them say, and where nothing is known.
+fn evidence(nodes: &[NodeFinding], outcome: Outcome) -> String {
+    if let [only] = nodes {
+        return only.evidence.clone();
+    }
+    let of = |outcome: Outcome| nodes.iter().filter(move |node| node.outcome == outcome);
+    let said = |node: &NodeFinding| format!("{}: {}", node.node, node.evidence);
+    let deciding = of(outcome).count();
+    let quoted = match outcome {
+        Outcome::Fail | Outcome::Unknown => QUOTED,
+        Outcome::Pass => 1,
+    };
+    let mut parts = vec![format!(
+        "{} {deciding} of {} nodes",
+        match outcome {
+            Outcome::Fail => "fails on",
+            Outcome::Pass => "seen on",
+            Outcome::Unknown => "not known on",
+        },
+        nodes.len()
+    )];
+    parts.extend(of(outcome).take(quoted).map(said));
+    if outcome == Outcome::Pass && deciding < nodes.len() {
+        let open: Vec<&str> = of(Outcome::Unknown)
+            .map(|node| node.node.as_str())
+            .collect();
+        parts.push(format!("nothing to go by on {}", open.join(", ")));
+    }
+    parts.join("; ")
 }
 
 fn outcome(verdict: &str) -> Outcome {
@@ -128,11 +157,40 @@ mod tests {
         assert_eq!(merged(["PASS", "UNKNOWN"], false), Outcome::Pass);
         assert_eq!(merged(["UNKNOWN", "UNKNOWN"], false), Outcome::Unknown);
         assert_eq!(merged(["PASS", "UNKNOWN"], true), Outcome::Unknown);
+        assert_eq!(merged(["PASS", "PASS"], true), Outcome::Pass);
         assert_eq!(merged(["UNKNOWN", "FAIL"], true), Outcome::Fail);
+    }
+
+    #[test]
+    fn an_agent_that_is_silent_leaves_open_what_nobody_fails() {
         let silent = ["unix:///gone".to_owned()];
-        let found = merge(&[node("a", "PASS", true)], &silent);
-        assert_eq!(found[0].outcome, Outcome::Unknown);
-        assert_eq!(found[0].nodes.len(), 2);
-        assert!(found[0].evidence.contains("did not answer"));
+        for each_node in [false, true] {
+            let found = merge(&[node("a", "PASS", each_node)], &silent);
+            assert_eq!(found[0].outcome, Outcome::Unknown);
+            assert_eq!(found[0].nodes.len(), 2);
+            assert!(found[0].evidence.contains("did not answer"));
+        }
+        let found = merge(&[node("a", "FAIL", false)], &silent);
+        assert_eq!(found[0].outcome, Outcome::Fail);
+    }
+
+    #[test]
+    fn evidence_says_how_many_nodes_had_some() {
+        let told = |verdicts: [&str; 2]| {
+            let [a, b] = verdicts;
+            let found = merge(&[node("a", a, false), node("b", b, false)], &[]);
+            found[0].evidence.clone()
+        };
+        assert_eq!(
+            told(["UNKNOWN", "PASS"]),
+            "seen on 1 of 2 nodes; b: b says so; nothing to go by on a"
+        );
+        assert_eq!(told(["PASS", "PASS"]), "seen on 2 of 2 nodes; a: a says so");
+        assert_eq!(
+            told(["FAIL", "FAIL"]),
+            "fails on 2 of 2 nodes; a: a says so; b: b says so"
+        );
+        let alone = merge(&[node("a", "PASS", false)], &[]);
+        assert_eq!(alone[0].evidence, "a says so");
     }
 }

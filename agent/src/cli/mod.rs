@@ -3,6 +3,7 @@
 mod agent;
 pub mod check;
 mod check_agents;
+mod check_route;
 mod completion;
 mod failure;
 mod filters;

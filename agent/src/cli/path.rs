@@ -151,4 +151,4 @@ async fn names(addresses: &[String]) -> BTreeSet<String> {
 
 #[cfg(test)]
 #[path = "path_tests.rs"]
-mod tests;
+pub(super) mod tests;

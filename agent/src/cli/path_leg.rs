@@ -88,6 +88,9 @@ pub struct Leg {
     pub translated: Pair,
     /// What was translated, and why.
     pub nat: Translation,
+    /// Whether it came through the load balancer whose address was asked for: `crossed` or
+    /// `not crossed`.
+    pub balancer: Option<&'static str>,
     /// The initiator's packets, and the answer's, since the start.
     pub totals: (Counts, Counts),
     /// In path order.
@@ -132,6 +135,7 @@ impl Leg {
                 cause: nat("cause"),
                 expected: nat("expected"),
             },
+            balancer: row::balancer(&fields),
             totals: (
                 counts(&fields, ["forward", "packets_total"], "bytes_total"),
                 counts(&fields, ["reply", "packets_total"], "bytes_total"),

@@ -108,7 +108,18 @@ fn translation(leg: &Leg, before: Pair, after: Pair) -> String {
         "unknown" => String::new(),
         word => format!(", the configuration says {word}"),
     };
-    format!("{}: {}, {}{expected}", what.join(", "), nat.kind, nat.cause)
+    let balancer = match leg.balancer {
+        Some(word) if before.destination != after.destination => {
+            format!(", load balancer {word}")
+        }
+        _ => String::new(),
+    };
+    format!(
+        "{}: {}, {}{expected}{balancer}",
+        what.join(", "),
+        nat.kind,
+        nat.cause
+    )
 }
 
 fn cells(leg: &Leg, hop: &LegHop) -> Vec<String> {
@@ -164,6 +175,7 @@ fn leg_json(leg: &Leg) -> Value {
     json!({
         "node": leg.node,
         "connection": leg.connection,
+        "crossed_load_balancer": leg.balancer.map(|word| word == "crossed"),
         "nat": {
             "kind": leg.nat.kind,
             "cause": leg.nat.cause,

@@ -8,7 +8,7 @@ use crate::sink::fixture::{at, pod_to_pod, socket};
 use crate::sink::observer::convert;
 
 /// The leg on node-1, whose API says that the destination is on node-2.
-fn first_leg() -> Flow {
+pub fn first_leg() -> Flow {
     let mut flow = pod_to_pod();
     if let Identity::Pod(pod) = &mut flow.destination {
         Arc::make_mut(pod).node = "node-2".to_owned();
@@ -17,7 +17,7 @@ fn first_leg() -> Flow {
 }
 
 /// The leg on node-2 of what a flow sends out.
-fn second_leg(first: &Flow) -> Flow {
+pub fn second_leg(first: &Flow) -> Flow {
     let mut flow = first.clone();
     flow.node = "node-2".into();
     flow.connection = 0x222;
@@ -36,7 +36,7 @@ fn second_leg(first: &Flow) -> Flow {
     flow
 }
 
-fn legs(flows: &[Flow]) -> Vec<Leg> {
+pub fn legs(flows: &[Flow]) -> Vec<Leg> {
     newest(
         flows
             .iter()
@@ -44,7 +44,7 @@ fn legs(flows: &[Flow]) -> Vec<Leg> {
     )
 }
 
-fn silent(flow: &mut Flow) {
+pub fn silent(flow: &mut Flow) {
     flow.reply = crate::flow::Traffic::default();
     if let Some(tcp) = &mut flow.tcp {
         tcp.reply_flags = 0;

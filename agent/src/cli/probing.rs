@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::cluster::{Inventory, Local};
 use crate::datapath::{Heads, ProbePorts};
 use crate::flow::Moment;
+use crate::insight::here::Here;
 use crate::insight::probes::{self, Probes};
 use crate::node::NodeView;
 use crate::sink::prometheus::Metrics;
@@ -31,6 +32,7 @@ pub(super) struct Feed {
     pub(super) sources: Vec<IpAddr>,
     pub(super) heads: Heads,
     pub(super) ports: ProbePorts,
+    pub(super) here: Here,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -43,7 +45,10 @@ pub(super) async fn feed(probes: Probes, mut feed: Feed) {
     loop {
         tokio::select! {
             heads = feed.heads.next(HEADS_AT_ONCE) => match heads {
-                Ok(heads) => probes.heads(&heads),
+                Ok(heads) => {
+                    probes.heads(&heads);
+                    feed.here.heads(&heads);
+                }
                 Err(error) => {
                     tracing::error!(%error, "the payload ring failed: no answers are read");
                     return;

@@ -63,7 +63,7 @@ const NONE: &str = "-";
 impl Row {
     /// Names of the columns.
     pub fn header(wide: bool) -> &'static [&'static str] {
-        const HEADER: [&str; 16] = [
+        const HEADER: [&str; 17] = [
             "TIME(UTC)",
             "NODE",
             "SOURCE",
@@ -78,6 +78,7 @@ impl Row {
             "STATE",
             "RTT",
             "EXPECTED",
+            "LB",
             "HOPS",
             "CONNECTION",
         ];
@@ -124,6 +125,7 @@ impl Row {
                 word(&["tcp", "state"]),
                 rtt(&fields),
                 word(&["nat", "expected"]),
+                balancer(&fields).unwrap_or(NONE).to_owned(),
                 hops(&fields),
                 word(&["connection"]),
             ],
@@ -264,6 +266,12 @@ fn both_ways(fields: &Fields, what: &str) -> String {
         (Some(forward), Some(reply)) => format!("{forward}/{reply}"),
         _ => NONE.to_owned(),
     }
+}
+
+/// Whether it came through the load balancer whose address was asked for.
+pub(super) fn balancer(fields: &Fields) -> Option<&'static str> {
+    structs::flag(fields, &["crossed_load_balancer"])
+        .map(|crossed| if crossed { "crossed" } else { "not crossed" })
 }
 
 fn rtt(fields: &Fields) -> String {

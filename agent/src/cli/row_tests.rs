@@ -29,6 +29,7 @@ fn a_masqueraded_flow_shows_both_addresses() {
             "closed",
             "1.500ms",
             "translated",
+            "-",
             "veth0>eth0",
             "0000000000000def",
         ]

@@ -1,13 +1,14 @@
 //! A flow gets its names: ends, service, class, scope, pods at the hops, cause of translation.
 
-use crate::flow::{Direction, Flow, Hop, Identity, ObjectName, Role};
+use crate::flow::{Direction, Flow, Hop, Identity, NatKind, ObjectName, Role};
 
 use super::classify::{cause, class, scope};
 use super::inventory::Inventory;
 use super::local::Local;
 
 /// Fills everything of `flow` that takes knowledge of the cluster: `source`, `destination`,
-/// `destination_service`, `class`, `scope`, `nat.cause` and the hops' `pod`.
+/// `destination_service`, `crossed_load_balancer`, `class`, `scope`, `nat.cause` and the hops'
+/// `pod`.
 pub fn name(flow: &mut Flow, inventory: &Inventory, local: &Local) {
     let at = flow.time;
     let (from, to) = (flow.tuple.source, flow.tuple.destination);
@@ -34,6 +35,7 @@ pub fn name(flow: &mut Flow, inventory: &Inventory, local: &Local) {
         flow.destination = Identity::UnknownPod;
     }
     flow.destination_service = local.service(inventory, to.ip(), to.port(), flow.tuple.protocol);
+    flow.crossed_load_balancer = crossed_load_balancer(flow, inventory);
 
     flow.class = class(flow, inventory);
     flow.scope = scope(flow);
@@ -41,6 +43,18 @@ pub fn name(flow: &mut Flow, inventory: &Inventory, local: &Local) {
     let source = here(&flow.source, local);
     let destination = here(&flow.destination, local);
     name_hops(&mut flow.hops, source, destination);
+}
+
+/// See [`Flow::crossed_load_balancer`].
+fn crossed_load_balancer(flow: &Flow, inventory: &Inventory) -> Option<bool> {
+    let service = inventory.service_named(flow.destination_service.as_ref()?)?;
+    let to_balancer = service.external_ips.contains(&flow.tuple.destination.ip());
+    let translated = matches!(flow.nat.kind, NatKind::Dnat | NatKind::Both);
+    (to_balancer && translated).then_some(match flow.source {
+        Identity::Pod(_) | Identity::UnknownPod | Identity::Node(_) => Some(false),
+        Identity::World | Identity::Platform => Some(true),
+        Identity::Service(_) | Identity::Unknown => None,
+    })?
 }
 
 /// The first pod interface that the initiator's packets come in by is the source's, those that

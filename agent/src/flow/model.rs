@@ -367,6 +367,10 @@ pub struct Flow {
     pub destination: Identity,
     /// The service that `tuple.destination` belongs to.
     pub destination_service: Option<ObjectName>,
+    /// For a connection to an address of a load balancer that this node translated: whether it came
+    /// through the load balancer. From inside the cluster it never does, for kube-proxy's rules
+    /// translate it on the initiator's own node. `None` for everything else.
+    pub crossed_load_balancer: Option<bool>,
     /// The initiator's packets.
     pub forward: Traffic,
     /// The answer's packets.

@@ -88,6 +88,7 @@ pub fn flow(
         source: Identity::Unknown,
         destination: Identity::Unknown,
         destination_service: None,
+        crossed_load_balancer: None,
         forward: traffic(totals.0, connection.reported.0),
         reply: traffic(totals.1, connection.reported.1),
         echo_rtt: rtt.filter(|_| tcp.is_none()),

@@ -1,16 +1,18 @@
 //! What services and checks know of this node, behind one handle.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::checks::{self, Check, Conntrack, Facts, Finding, Recent};
+use super::dns::Answers;
 use super::nat::Translations;
 use super::probes::{Probes, Report as ProbeReport, Target};
 use super::services::{Health, Report, ServiceInsight};
 use crate::cluster::{Inventory, Local};
+use crate::datapath::Head;
 use crate::flow::{Flow, Moment, ProbeStatus};
 use crate::node::NodeView;
 
@@ -26,6 +28,7 @@ struct Parts {
     probes: Probes,
     services: ServiceInsight,
     recent: Recent,
+    dns: Mutex<Answers>,
 }
 
 impl Here {
@@ -45,6 +48,7 @@ impl Here {
             probes,
             services: ServiceInsight::default(),
             recent: Recent::default(),
+            dns: Mutex::default(),
         }))
     }
 
@@ -52,6 +56,17 @@ impl Here {
     pub fn observe(&self, flow: &Arc<Flow>, inventory: &Inventory, local: &Local) {
         self.0.services.observe(flow, inventory, local);
         self.0.recent.push(flow);
+    }
+
+    /// Takes heads of payload in.
+    pub fn heads<'a>(&self, heads: impl IntoIterator<Item = &'a Head>) {
+        let mut dns = self.dns();
+        heads.into_iter().for_each(|head| dns.take(head));
+    }
+
+    fn dns(&self) -> MutexGuard<'_, Answers> {
+        // Each head is taken in whole.
+        self.0.dns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The node's name.
@@ -70,11 +85,16 @@ impl Here {
         services
     }
 
-    /// Makes the checks of these names, all of them when none is named.
+    /// Makes the checks of these names, all of them when none is named. What can run out counts
+    /// as full from `full_percent` on.
     ///
     /// # Errors
     /// When a name is none.
-    pub fn check(&self, names: &[String]) -> Result<Vec<(&'static Check, Finding)>, String> {
+    pub fn check(
+        &self,
+        names: &[String],
+        full_percent: u32,
+    ) -> Result<Vec<(&'static Check, Finding)>, String> {
         let now = SystemTime::now();
         let inventory = self.0.inventory.load();
         let view = self.0.nodes.borrow().clone();
@@ -87,6 +107,9 @@ impl Here {
             view: &view,
             probes: &self.0.probes.report(Moment::now()),
             snat_ports: ports.into_iter().max_by_key(|one| one.ports),
+            more_ports: self.0.translations.is_full(),
+            dns: &self.dns(),
+            full_percent: u64::from(full_percent),
             services: &self.services(),
             conntrack: Conntrack::read(),
         };

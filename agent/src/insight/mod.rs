@@ -1,6 +1,7 @@
 //! What a flow means: NAT causes, services, probes, checks.
 
 pub mod checks;
+pub mod dns;
 pub mod here;
 pub mod nat;
 pub mod probes;

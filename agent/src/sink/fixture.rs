@@ -103,6 +103,7 @@ pub fn pod_to_pod() -> Flow {
         source: pod("shop", "web"),
         destination: pod("shop", "db"),
         destination_service: None,
+        crossed_load_balancer: None,
         forward: traffic(5),
         reply: traffic(4),
         tcp: Some(Tcp {

@@ -4,6 +4,9 @@
 mod api_faults;
 mod bad_input;
 mod checks;
+mod checks_dns;
+mod checks_headroom;
+mod checks_nodes;
 mod cli;
 mod common;
 mod conservation;

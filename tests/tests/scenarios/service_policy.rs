@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use nodescope_tests::lab::{Agent, Lab, Model, PodSpec, Protocol, Service, Topology};
 use serde_json::Value;
 
-use crate::common::{agent, eventually, get, metric, models};
+use crate::common::{agent, eventually, get, metric, models, one};
 
 const HEALTH_PORT: u16 = 31_990;
 const NODE_PORT: u16 = 31_080;
@@ -223,6 +223,36 @@ fn inside_call(lab: &Lab, agents: &[Agent; 2]) -> Result<()> {
         evidence.contains("not across the load balancer"),
         "{evidence}"
     );
+    crossed(
+        &agents[0],
+        &[&vip.to_string(), &web.ip().to_string()],
+        false,
+    )?;
+    // From outside it comes through it.
+    get(&lab.vm(), &format!("http://{vip}/"))?;
+    let vm = lab.topology().vm.ip();
+    crossed(&agents[1], &[&vip.to_string(), &vm.to_string()], true)
+}
+
+/// Waits until the record and the path of a connection to a load balancer, from a client, say
+/// whether it crossed it.
+fn crossed(agent: &Agent, [vip, client]: &[&str; 2], wanted: bool) -> Result<()> {
+    let filters = ["--to-ip", vip, "--from-ip", client];
+    eventually(
+        "the path says whether the load balancer was crossed",
+        || {
+            let path = crate::path::path(&[agent], &filters)?;
+            let said = &path["legs"][0]["crossed_load_balancer"];
+            ensure!(*said == wanted, "{path}");
+            Ok(true)
+        },
+    )?;
+    one(agent, "a record that says so", |record| {
+        record.ext("/crossed_load_balancer") == &Value::from(wanted)
+            && record.tuple("/nat/original").is_some_and(|(from, to)| {
+                from.ip().to_string() == *client && to.ip().to_string() == *vip
+            })
+    })?;
     Ok(())
 }
 

@@ -69,6 +69,7 @@ fn flow(
         source: Identity::Unknown,
         destination: Identity::Unknown,
         destination_service: None,
+        crossed_load_balancer: None,
         forward: Traffic::default(),
         reply: Traffic::default(),
         tcp: None,
@@ -223,6 +224,31 @@ fn a_service_its_backend_and_the_masquerade_of_kube_proxy() -> Outcome {
         (flow.nat.cause, flow.class),
         (NatCause::KubeProxyMasquerade, Class::WorldToPod)
     );
+    Ok(())
+}
+
+#[test]
+fn what_crossed_a_load_balancer_came_from_outside() -> Outcome {
+    let after = Some(("10.244.0.15:40000", "10.244.1.17:8080"));
+    let inside = named(flow(
+        "10.244.0.15:40000",
+        "10.224.0.100:80",
+        after,
+        outward(),
+    )?)?;
+    assert_eq!(inside.crossed_load_balancer, Some(false));
+    let after = Some(("10.1.2.3:7001", "10.244.0.16:8080"));
+    let hops = || vec![hop(Role::Uplink, INGRESS), hop(Role::Pod, EGRESS)];
+    let outside = named(flow("10.1.2.3:7001", "10.224.0.100:80", after, hops())?)?;
+    assert_eq!(outside.crossed_load_balancer, Some(true));
+    // Nothing is said of what this node did not translate, nor of other addresses.
+    let untold = [
+        flow("10.1.2.3:7001", "10.224.0.100:80", None, hops())?,
+        flow("10.1.2.3:7001", "10.224.0.4:30080", after, hops())?,
+    ];
+    for flow in untold {
+        assert_eq!(named(flow)?.crossed_load_balancer, None);
+    }
     Ok(())
 }
 

@@ -8,20 +8,17 @@ use ipnet::IpNet;
 use super::{Facts, Finding, count};
 use crate::node;
 
-/// Full from so many percent on.
-const FULL: u64 = 90;
-
 /// Ports that a masqueraded connection can get: 1024 to 65535, for each destination
 /// (net/netfilter/nf_nat_core.c, `nf_nat_l4proto_unique_tuple`).
 const PORTS: u64 = 64_512;
 
-fn is_full(used: u64, limit: u64) -> bool {
-    used.saturating_mul(100) >= limit.saturating_mul(FULL)
+fn is_full(used: u64, limit: u64, facts: &Facts<'_>) -> bool {
+    used.saturating_mul(100) >= limit.saturating_mul(facts.full_percent)
 }
 
 /// A verdict by how much of a limit is used.
-fn judge(used: u64, limit: u64, evidence: String, mend: &str) -> Finding {
-    if is_full(used, limit) {
+fn judge(facts: &Facts<'_>, used: u64, limit: u64, evidence: String, mend: &str) -> Finding {
+    if is_full(used, limit, facts) {
         Finding::fail(format!("{evidence}: {mend}"))
     } else {
         Finding::pass(evidence)
@@ -56,6 +53,7 @@ pub(super) fn pod_cidr(facts: &Facts<'_>) -> Finding {
     );
     let evidence = format!("{used} of {limit} addresses of {cidr} are in use by pods");
     judge(
+        facts,
         used,
         limit,
         evidence,
@@ -93,7 +91,14 @@ pub(super) fn snat_ports(facts: &Facts<'_>) -> Finding {
             )
         ));
     }
+    if facts.more_ports && !is_full(busiest.ports as u64, PORTS, facts) {
+        return Finding::unknown(format!(
+            "at least {evidence}; more connections are open than the agent keeps: raise its \
+             --max-connections"
+        ));
+    }
     judge(
+        facts,
         busiest.ports as u64,
         PORTS,
         evidence,
@@ -110,6 +115,7 @@ pub(super) fn conntrack(facts: &Facts<'_>) -> Finding {
             table.entries
         )),
         Ok(table) => judge(
+            facts,
             table.entries,
             table.limit,
             format!("{} of {} entries in use", table.entries, table.limit),

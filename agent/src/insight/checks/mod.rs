@@ -4,6 +4,7 @@
 //! seen, or something that it compares with is not known, it says UNKNOWN and what is missing.
 
 mod conntrack;
+mod dns;
 mod headroom;
 mod probes;
 mod recent;
@@ -20,6 +21,7 @@ use crate::cluster::Inventory;
 use crate::flow::Flow;
 use crate::node::NodeView;
 
+use super::dns::Answers;
 use super::nat::InUse;
 use super::probes::Report as ProbeReport;
 use super::services::Report;
@@ -29,6 +31,9 @@ pub use recent::Recent;
 
 /// Flows count as evidence for so long: what was repaired earlier is no failure any more.
 pub const WINDOW: Duration = Duration::from_secs(300);
+
+/// What can run out counts as full from so many percent on, unless told otherwise.
+pub const FULL_PERCENT: u32 = 90;
 
 /// What a check found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +104,12 @@ pub struct Facts<'a> {
     pub probes: &'a [ProbeReport],
     /// The destination towards which the most source ports are in use.
     pub snat_ports: Option<InUse>,
+    /// More connections are open than the agent keeps: as many as are in `snat_ports`, and more.
+    pub more_ports: bool,
+    /// Answers of DNS servers.
+    pub dns: &'a Answers,
+    /// From so many percent on something is full.
+    pub full_percent: u64,
     /// What was seen of the services.
     pub services: &'a [Report],
     /// Entries of conntrack, or why they cannot be told.
@@ -142,7 +153,7 @@ pub const CHECKS: [Check; 13] = [
     traffic("lb-probes-arriving", probes::load_balancer),
     traffic("kubelet-probes-passing", probes::kubelet),
     traffic("cross-node-route", traffic::cross_node),
-    traffic("dns-answers", traffic::dns),
+    traffic("dns-answers", dns::answers),
     state("pod-cidr-headroom", headroom::pod_cidr),
     state("snat-port-headroom", headroom::snat_ports),
     state("conntrack-headroom", headroom::conntrack),

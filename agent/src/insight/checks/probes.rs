@@ -2,7 +2,7 @@
 
 use super::{Facts, Finding, count};
 use crate::flow::{ProbeKind, ProbeResult};
-use crate::insight::probes::{Presence, Report, Target};
+use crate::insight::probes::{LastAnswer, Presence, Report, Target};
 
 fn of_balancer<'a>(facts: &'a Facts<'_>) -> Vec<&'a Report> {
     let is_lb = |report: &&Report| matches!(report.target, Target::Lb { .. });
@@ -112,7 +112,8 @@ pub(super) fn healthz(facts: &Facts<'_>) -> Finding {
     }
 }
 
-/// The kubelet's probes of the pods here succeed.
+/// The kubelet's probes of the pods here succeed. A probe is judged by its newest known result: an
+/// answer that was not captured changes nothing.
 pub(super) fn kubelet(facts: &Facts<'_>) -> Finding {
     let probes: Vec<&Report> = facts
         .probes
@@ -121,31 +122,31 @@ pub(super) fn kubelet(facts: &Facts<'_>) -> Finding {
         .filter(|report| report.presence == Presence::Arriving)
         .collect();
     let ended = |results: &[ProbeResult]| {
-        let those = probes.iter().filter(|report| {
-            let last = report.last.as_ref().map(|last| last.result);
-            last.is_some_and(|result| results.contains(&result))
+        let those = probes.iter().filter_map(|report| {
+            let known = report.known.as_ref()?;
+            results.contains(&known.result).then_some((*report, known))
         });
-        those.copied().collect::<Vec<_>>()
+        those.collect::<Vec<_>>()
     };
     let failing = ended(&[ProbeResult::Failure, ProbeResult::Timeout]);
-    if let Some(report) = failing.first() {
+    if let Some((report, known)) = failing.first() {
         return Finding::fail(format!(
             "{} of {} failing: {} on port {}: {}",
             failing.len(),
             count(probes.len(), "probe"),
             target(report),
             report.port,
-            said(report)
+            of_then(report, known, facts)
         ));
     }
     let passing = ended(&[ProbeResult::Success]);
     match passing.first() {
-        Some(report) => Finding::pass(format!(
+        Some((report, known)) => Finding::pass(format!(
             "{} of {} succeeded last, such as {}: {}",
             passing.len(),
             count(probes.len(), "probe"),
             target(report),
-            said(report)
+            of_then(report, known, facts)
         )),
         None if probes.is_empty() => Finding::unknown("no probe of the kubelet was seen of late"),
         None => Finding::unknown(format!(
@@ -153,4 +154,21 @@ pub(super) fn kubelet(facts: &Facts<'_>) -> Finding {
             count(probes.len(), "probe")
         )),
     }
+}
+
+/// A known answer, and how old it is where a newer one was not captured.
+fn of_then(report: &Report, known: &LastAnswer, facts: &Facts<'_>) -> String {
+    let newer = report
+        .last
+        .as_ref()
+        .is_some_and(|last| last.result == ProbeResult::Unknown);
+    if !newer {
+        return known.status.to_string();
+    }
+    let age = facts.now.duration_since(known.at).unwrap_or_default();
+    format!(
+        "{} ({} s ago; newer answers were not captured)",
+        known.status,
+        age.as_secs()
+    )
 }

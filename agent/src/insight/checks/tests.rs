@@ -1,3 +1,6 @@
+mod dns;
+mod headroom;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,6 +23,9 @@ struct Known {
     ports: Option<InUse>,
     services: Vec<Report>,
     conntrack: Result<Conntrack, String>,
+    more_ports: bool,
+    dns: Answers,
+    full_percent: u32,
 }
 
 impl Known {
@@ -31,6 +37,9 @@ impl Known {
             ports: None,
             services: Vec::new(),
             conntrack: Err("not loaded".to_owned()),
+            more_ports: false,
+            dns: Answers::default(),
+            full_percent: FULL_PERCENT,
         }
     }
 
@@ -43,6 +52,9 @@ impl Known {
             view: &NodeView::default(),
             probes: &self.probes,
             snat_ports: self.ports.clone(),
+            more_ports: self.more_ports,
+            dns: &self.dns,
+            full_percent: u64::from(self.full_percent),
             services: &self.services,
             conntrack: self.conntrack.clone(),
         };
@@ -82,6 +94,9 @@ fn known_names() -> String {
         view: &NodeView::default(),
         probes: &[],
         snat_ports: None,
+        more_ports: false,
+        dns: &Answers::default(),
+        full_percent: 90,
         services: &[],
         conntrack: Err(String::new()),
     };
@@ -207,6 +222,7 @@ fn probe(target: Target, presence: Presence, result: ProbeResult) -> ProbeReport
             weight: None,
             at: at(110),
         }),
+        known: None,
         results: [1, 0, 0, 0],
         success_ratio: None,
         last_seen: Some(at(75)),
@@ -267,8 +283,25 @@ fn probes_of_the_kubelet_are_judged_by_their_newest_answer() {
         (ProbeResult::Timeout, Verdict::Fail),
         (ProbeResult::Unknown, Verdict::Unknown),
     ] {
-        known.probes = vec![probe(target(), Presence::Arriving, result)];
+        let mut report = probe(target(), Presence::Arriving, result);
+        report.known = report.last.clone();
+        report.known = report.known.filter(|_| result != ProbeResult::Unknown);
+        known.probes = vec![report];
         assert_eq!(known.verdict("kubelet-probes-passing"), wanted);
+    }
+    // An answer that was not captured changes nothing, and is told of.
+    let mut report = probe(target(), Presence::Arriving, ProbeResult::Unknown);
+    report.known = report.last.clone().map(|last| LastAnswer {
+        result: ProbeResult::Failure,
+        status: ProbeStatus::Http(500),
+        at: at(100),
+        ..last
+    });
+    known.probes = vec![report];
+    let found = known.check("kubelet-probes-passing");
+    assert_eq!(found.verdict, Verdict::Fail);
+    for words in ["500", "20 s ago", "not captured"] {
+        assert!(found.evidence.contains(words), "{}", found.evidence);
     }
 }
 
@@ -307,67 +340,6 @@ fn the_newest_connection_to_a_node_tells_whether_it_is_reached() {
     let mut fresh = cross(false);
     fresh.started = at(119);
     assert_eq!(verdict(name, vec![fresh]), Verdict::Unknown);
-}
-
-#[test]
-fn questions_without_an_answer_fail() {
-    let mut flow = pod_to_pod();
-    flow.tuple.protocol = Protocol::UDP;
-    flow.tuple.destination = socket([10, 0, 0, 10], 53);
-    flow.tcp = None;
-    assert_eq!(verdict("dns-answers", vec![flow.clone()]), Verdict::Pass);
-    let mut silent = flow.clone();
-    silent.reply = Traffic::default();
-    let found = Known::new(vec![flow, silent]).check("dns-answers");
-    assert_eq!(found.verdict, Verdict::Fail);
-    assert!(found.evidence.contains("1 of 2"), "{}", found.evidence);
-}
-
-#[test]
-fn what_runs_out_fails_before_it_is_gone() -> Result<(), Box<dyn std::error::Error>> {
-    let mut known = Known::new(Vec::new());
-    for (entries, wanted) in [(10, Verdict::Pass), (90, Verdict::Fail)] {
-        known.conntrack = Ok(Conntrack {
-            entries,
-            limit: 100,
-        });
-        assert_eq!(known.verdict("conntrack-headroom"), wanted);
-    }
-    let towards = |ports| InUse {
-        destination: Destination {
-            address: socket([10, 1, 2, 3], 443),
-            protocol: Protocol::TCP,
-            from: IpAddr::from([10, 224, 0, 4]),
-        },
-        ports,
-        pods: vec![("default/web".into(), 7)],
-    };
-    for (ports, wanted) in [(7, Verdict::Pass), (60_000, Verdict::Fail)] {
-        known.ports = Some(towards(ports));
-        let found = known.check("snat-port-headroom");
-        assert_eq!(found.verdict, wanted);
-        assert!(found.evidence.contains("default/web"), "{}", found.evidence);
-    }
-    known.inventory = Inventory::new(Overrides {
-        pod_cidrs: vec!["10.244.0.0/24".parse()?],
-        ..Overrides::default()
-    });
-    let found = known.check("pod-cidr-headroom");
-    assert_eq!(found.verdict, Verdict::Pass);
-    assert!(found.evidence.starts_with("0 of 254"), "{}", found.evidence);
-    Ok(())
-}
-
-#[test]
-fn conntrack_is_read_or_the_file_named() -> Result<(), Box<dyn std::error::Error>> {
-    let directory = tempfile::tempdir()?;
-    std::fs::write(directory.path().join("nf_conntrack_count"), "12\n")?;
-    let missing = Conntrack::read_from(directory.path());
-    assert!(missing.is_err_and(|why| why.contains("nf_conntrack_max")));
-    std::fs::write(directory.path().join("nf_conntrack_max"), "262144\n")?;
-    let read = Conntrack::read_from(directory.path())?;
-    assert_eq!((read.entries, read.limit), (12, 262_144));
-    Ok(())
 }
 
 #[test]

@@ -1,22 +1,17 @@
-//! Checks of routes and names.
+//! The check of routes between nodes.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Facts, Finding, count, ends};
-use crate::flow::{Class, Direction, Flow, Protocol, Role, Scope, TcpState};
+use super::{Facts, Finding, ends};
+use crate::flow::{Class, Direction, Flow, Role, Scope, TcpState};
 
 /// A SYN without an answer for so long was sent again once already (RFC 6298: 1 s at first).
 const SYN_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What resolvers wait for an answer (resolv.conf(5), `timeout`).
-const DNS_PATIENCE: Duration = Duration::from_secs(5);
-
-const DNS_PORT: u16 = 53;
-
-fn older(flow: &Flow, facts: &Facts<'_>, than: Duration) -> bool {
+/// Whether a flow began so long ago.
+pub(super) fn older(flow: &Flow, facts: &Facts<'_>, than: Duration) -> bool {
     facts
         .now
         .duration_since(flow.started)
@@ -93,38 +88,4 @@ fn range(flow: &Flow, peer: &str, facts: &Facts<'_>) -> String {
         || flow.nat.translated.destination.ip().to_string(),
         |cidr| cidr.to_string(),
     )
-}
-
-/// Questions to DNS servers are answered.
-pub(super) fn dns(facts: &Facts<'_>) -> Finding {
-    let mut servers: BTreeMap<SocketAddr, (usize, usize)> = BTreeMap::new();
-    let asked = |flow: &&Arc<Flow>| {
-        flow.tuple.protocol == Protocol::UDP && flow.tuple.destination.port() == DNS_PORT
-    };
-    for flow in facts.flows.iter().filter(asked) {
-        let silent = flow.reply.total.packets == 0;
-        if silent && !older(flow, facts, DNS_PATIENCE) {
-            continue;
-        }
-        let (all, without) = servers.entry(flow.tuple.destination).or_default();
-        *all += 1;
-        *without += usize::from(silent);
-    }
-    let worst = servers.iter().max_by_key(|(_, (_, without))| *without);
-    match worst {
-        None => Finding::unknown("no question to a DNS server was seen of late"),
-        Some((server, (all, without))) if *without > 0 => Finding::fail(format!(
-            "{server}: {without} of {} without an answer",
-            count(*all, "conversation")
-        )),
-        Some(_) => {
-            let told: Vec<String> = servers
-                .iter()
-                .map(|(server, (all, _))| {
-                    format!("{server} all of {}", count(*all, "conversation"))
-                })
-                .collect();
-            Finding::pass(format!("answered: {}", told.join(", ")))
-        }
-    }
 }

@@ -125,6 +125,12 @@ impl Translations {
         self.state().ports.in_use()
     }
 
+    /// Whether there may be open connections that are not in [`Translations::open`].
+    pub fn is_full(&self) -> bool {
+        let state = self.state();
+        state.open.len() >= state.limit
+    }
+
     /// Connections that are not in [`Translations::open`] because there were too many.
     pub fn left_out(&self) -> u64 {
         self.state().left_out

@@ -33,7 +33,7 @@ pub use wanted::ends;
 
 use crate::cluster::{Inventory, Local};
 use crate::datapath::Head;
-use crate::flow::{Class, Event, Flow, Moment, ObjectName, ProbeHandler, ProbeSpec};
+use crate::flow::{Class, Event, Flow, Moment, ObjectName, ProbeHandler, ProbeSpec, Protocol};
 use answer::Request;
 use record::Record;
 use state::{Active, State, kubelet_target};
@@ -43,10 +43,11 @@ use state::{Active, State, kubelet_target};
 pub struct Probes(Arc<Mutex<State>>);
 
 impl Probes {
-    /// Takes heads of payload in.
+    /// Takes heads of payload in, those of TCP: probes have no other.
     pub fn heads<'a>(&self, heads: impl IntoIterator<Item = &'a Head>) {
         let mut state = self.state();
-        for head in heads {
+        let tcp = |head: &&Head| head.key.protocol == Protocol::TCP.0;
+        for head in heads.into_iter().filter(tcp) {
             state.exchanges.take(head);
         }
     }

@@ -63,6 +63,8 @@ pub struct Record {
     pub results: [u64; 4],
     /// The newest end.
     pub last: Option<Last>,
+    /// The newest end whose result is known: an answer that was not captured changes no verdict.
+    pub known: Option<Last>,
     /// Gaps in which probes were missing.
     pub missing: u64,
     /// First packet of the newest probe, `CLOCK_MONOTONIC` nanoseconds; 0 for none.
@@ -101,6 +103,9 @@ impl Record {
             *count += u64::from(result == last.outcome.result);
         }
         self.last = Some(last);
+        if last.outcome.result != ProbeResult::Unknown {
+            self.known = Some(last);
+        }
     }
 
     /// Median of the gaps between probes; of three and more, for one gap may be any.

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::answer::Health;
 use super::recognise::Target;
-use super::record::{Presence, Record};
+use super::record::{Last, Presence, Record};
 use super::state::State;
 use crate::flow::{Moment, ObjectName, ProbeResult, ProbeStatus};
 
@@ -23,6 +23,19 @@ pub struct LastAnswer {
     pub weight: Option<u64>,
     /// When.
     pub at: SystemTime,
+}
+
+impl From<Last> for LastAnswer {
+    fn from(last: Last) -> Self {
+        Self {
+            result: last.outcome.result,
+            status: last.outcome.status,
+            latency: last.outcome.latency,
+            health: last.outcome.health,
+            weight: last.outcome.weight,
+            at: last.at,
+        }
+    }
 }
 
 /// One target.
@@ -46,6 +59,8 @@ pub struct Report {
     pub missing: u64,
     /// The newest answer.
     pub last: Option<LastAnswer>,
+    /// The newest answer whose result is known.
+    pub known: Option<LastAnswer>,
     /// Ends by [`ProbeResult::ALL`].
     pub results: [u64; 4],
     /// Share of success among those whose end is known.
@@ -95,14 +110,8 @@ fn one(state: &State, target: &Target, record: &Record, now: Moment) -> Report {
         interval: record.measured(),
         period: record.spec.as_ref().map(|spec| spec.period),
         missing: record.missing,
-        last: record.last.map(|last| LastAnswer {
-            result: last.outcome.result,
-            status: last.outcome.status,
-            latency: last.outcome.latency,
-            health: last.outcome.health,
-            weight: last.outcome.weight,
-            at: last.at,
-        }),
+        last: record.last.map(LastAnswer::from),
+        known: record.known.map(LastAnswer::from),
         results: record.results,
         success_ratio: record.success_ratio(),
         last_seen: record.seen,

@@ -44,6 +44,9 @@ pub fn of(flow: &Flow) -> Any {
         put(&mut fields, "icmp", icmp);
     }
     put(&mut fields, "nat", nat(flow));
+    if let Some(crossed) = flow.crossed_load_balancer {
+        put(&mut fields, "crossed_load_balancer", crossed);
+    }
     put(&mut fields, "remote_sees", socket(flow.remote_sees));
     put(
         &mut fields,

@@ -2,6 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
+use crate::insight::checks::FULL_PERCENT;
 use crate::insight::here::Here;
 use crate::insight::services::{Agreement, Report};
 use crate::sink::proto::node as proto;
@@ -38,8 +39,13 @@ impl Checks for Insights {
         &self,
         request: Request<proto::RunChecksRequest>,
     ) -> Result<Response<proto::RunChecksResponse>, Status> {
-        let names = request.into_inner().names;
-        let findings = self.0.check(&names).map_err(Status::invalid_argument)?;
+        let request = request.into_inner();
+        let full = match request.full_percent {
+            0 => FULL_PERCENT,
+            percent => percent,
+        };
+        let findings = self.0.check(&request.names, full);
+        let findings = findings.map_err(Status::invalid_argument)?;
         let findings = findings
             .into_iter()
             .map(|(check, finding)| proto::CheckFinding {

@@ -124,6 +124,14 @@ pub fn number(fields: &Fields, path: &[&str]) -> Option<f64> {
     }
 }
 
+/// The truth value at a path of keys.
+pub fn flag(fields: &Fields, path: &[&str]) -> Option<bool> {
+    match at(fields, path)?.kind {
+        Some(Kind::BoolValue(flag)) => Some(flag),
+        _ => None,
+    }
+}
+
 /// The list at a path of keys; empty when there is none.
 pub fn list<'a>(fields: &'a Fields, path: &[&str]) -> &'a [Value] {
     match at(fields, path).map(|value| &value.kind) {

@@ -79,20 +79,21 @@ fn answer(question: &[u8], peer: SocketAddr, zone: &PathBuf) -> Result<Vec<u8>> 
     let Some(query) = asked.queries.first().cloned() else {
         bail!("no question");
     };
-    let zone: Zone = serde_json::from_slice(&std::fs::read(zone)?)?;
     let mut reply = Message::response(asked.metadata.id, asked.metadata.op_code);
     reply.metadata.recursion_desired = asked.metadata.recursion_desired;
     reply.metadata.recursion_available = true;
-    match zone.get(&plain(query.name())) {
-        None => reply.metadata.response_code = ResponseCode::NXDomain,
-        Some(ips) if query.query_type() == RecordType::A => {
+    match zone_of(zone).map(|zone| zone.get(&plain(query.name())).cloned()) {
+        // As CoreDNS does when its source of names fails.
+        Err(_) => reply.metadata.response_code = ResponseCode::ServFail,
+        Ok(None) => reply.metadata.response_code = ResponseCode::NXDomain,
+        Ok(Some(ips)) if query.query_type() == RecordType::A => {
             for ip in ips {
-                let data = RData::A(A(*ip));
+                let data = RData::A(A(ip));
                 reply.add_answer(Record::from_rdata(query.name().clone(), TTL_SECONDS, data));
             }
         }
         // The name exists, this type of it does not.
-        Some(_) => {}
+        Ok(Some(_)) => {}
     }
     println!(
         "{}",
@@ -103,6 +104,10 @@ fn answer(question: &[u8], peer: SocketAddr, zone: &PathBuf) -> Result<Vec<u8>> 
     );
     reply.add_query(query);
     Ok(reply.to_vec()?)
+}
+
+fn zone_of(path: &PathBuf) -> Result<Zone> {
+    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
 }
 
 /// The answer code as `dig` writes it: NOERROR, NXDOMAIN.

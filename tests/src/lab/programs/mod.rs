@@ -13,6 +13,7 @@ mod kubelet;
 pub mod plan;
 mod prober;
 mod raw;
+mod spread;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -82,7 +83,8 @@ pub enum Program {
         /// Address to listen on, UDP and TCP
         #[arg(long, default_value = "0.0.0.0:53")]
         listen: SocketAddr,
-        /// JSON object of names to lists of IPv4 addresses, read again for each question
+        /// JSON object of names to lists of IPv4 addresses, read again for each question; without
+        /// it the answer is SERVFAIL
         #[arg(long)]
         zone: PathBuf,
     },
@@ -121,6 +123,18 @@ pub enum Program {
         /// How often, and from where
         #[command(flatten)]
         pace: Pace,
+    },
+    /// Send one datagram from each of many source ports
+    UdpSpread {
+        /// Addresses to send to
+        #[arg(required = true)]
+        to: Vec<SocketAddr>,
+        /// The first source port
+        #[arg(long, default_value_t = 1024)]
+        first: u16,
+        /// The last one
+        #[arg(long, default_value_t = 65_535)]
+        last: u16,
     },
     /// Ask a DNS server
     DnsQuery {
@@ -208,6 +222,7 @@ pub async fn run(program: Program) -> Result<()> {
             no_answer,
             pace,
         } => echo::udp_send(to, size, !no_answer, pace).await,
+        Program::UdpSpread { to, first, last } => spread::send(&to, first, last),
         Program::DnsQuery {
             name,
             server,

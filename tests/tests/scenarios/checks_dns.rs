@@ -1,0 +1,69 @@
+//! `nodescope check dns-answers`: what DNS servers answer, and that they do, with the servers' and
+//! clients' own words as witnesses.
+
+use anyhow::{Context, Result, ensure};
+use nodescope_tests::lab::Lab;
+use serde_json::Value;
+
+use crate::checks::{says, says_of};
+use crate::common::{agent, lab};
+
+/// Asks the cluster's DNS from the pod `web`: the code that the client got.
+fn ask(lab: &Lab, name: &str) -> Result<String> {
+    let dns = lab.topology().dns.to_string();
+    let web = lab.pod("web")?.netns();
+    let said = web
+        .run_lab(["dns-query", name, "--server", &dns])?
+        .success()?;
+    let said: Value = serde_json::from_str(&said)?;
+    Ok(said["rcode"].as_str().context("no code")?.to_owned())
+}
+
+/// Names that are there and names that are not are answers; a server that fails is none.
+#[test]
+fn scenario_32_check_reads_what_dns_servers_answer() -> Result<()> {
+    let Some(lab) = lab("c32")? else {
+        return Ok(());
+    };
+    let agent = agent(&lab, 0)?;
+    let name = "api.default.svc.cluster.local";
+    assert_eq!(ask(&lab, name)?, "NOERROR");
+    says_of(&agent, "dns-answers", "PASS", "NOERROR")?;
+    assert_eq!(ask(&lab, "no-such.default.svc.cluster.local")?, "NXDOMAIN");
+    says_of(&agent, "dns-answers", "PASS", "NOERROR and NXDOMAIN")?;
+    // A server whose source of names is broken says so, as CoreDNS does.
+    let zone = lab.run_dir().join("zone.json");
+    let whole = std::fs::read(&zone)?;
+    std::fs::write(&zone, "{{{")?;
+    assert_eq!(ask(&lab, name)?, "SERVFAIL");
+    let evidence = says(&agent, "dns-answers", "FAIL")?;
+    for words in ["1 answered with SERVFAIL", &lab.topology().dns.to_string()] {
+        assert!(evidence.contains(words), "{words} not in {evidence}");
+    }
+    std::fs::write(&zone, whole)?;
+    Ok(())
+}
+
+/// A server that is none: nobody answers.
+#[test]
+fn scenario_32_check_finds_a_dns_server_that_does_not_answer() -> Result<()> {
+    let Some(lab) = lab("c32s")? else {
+        return Ok(());
+    };
+    let agent = agent(&lab, 0)?;
+    let web = lab.pod("web")?.netns();
+    let nobody = lab.topology().vm.ip().to_string();
+    let args = [
+        "dns-query",
+        "api.default.svc.cluster.local",
+        "--server",
+        &nobody,
+    ];
+    let outcome = web.run_lab(args.into_iter().chain(["--timeout", "1"]))?;
+    ensure!(outcome.success().is_err(), "somebody answered");
+    let evidence = says(&agent, "dns-answers", "FAIL")?;
+    for words in ["1 without an answer", &nobody] {
+        assert!(evidence.contains(words), "{words} not in {evidence}");
+    }
+    Ok(())
+}
