@@ -53,7 +53,7 @@ fn get(from: &Netns, args: &[&str]) -> Result<Value> {
 }
 
 fn ping(from: &Netns, to: &str) -> bool {
-    let out = from.run(["ping", "-q", "-c", "1", "-W", "1", to]);
+    let out = from.run(["ping", "-q", "-c", "1", "-W", "3", to]);
     out.is_ok_and(|out| out.status.success())
 }
 

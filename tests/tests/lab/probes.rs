@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use nodescope_tests::lab::{Model, PodSpec, Probe, ProbeKind, wait_for};
+use serde_json::Value;
 
 use crate::{TIMEOUT, address, build};
 
@@ -24,10 +25,10 @@ fn servers_see_the_kubelet_probe_by_http_tcp_and_grpc() -> Result<()> {
         let name =
             |short: &str| -> Result<String> { Ok(format!("default/{}", lab.pod(short)?.name())) };
         let (probed, sick) = (name("probed")?, name("sick")?);
-        let found = |pod: &str, kind: &str| {
+        let found = |pod: &str, kind: &str, like: &dyn Fn(&Value) -> bool| {
             let all = lab.kubelet_probes(1);
             all.into_iter()
-                .find(|p| p["pod"] == pod && p["kind"] == kind)
+                .find(|p| p["pod"] == pod && p["kind"] == kind && like(p))
         };
         for (pod, kind, detail) in [
             (&probed, "readiness", "200"),
@@ -35,13 +36,15 @@ fn servers_see_the_kubelet_probe_by_http_tcp_and_grpc() -> Result<()> {
             (&probed, "liveness", "\"SERVING\""),
             (&sick, "liveness", "500"),
         ] {
-            wait_for(kind, TIMEOUT, || found(pod, kind).is_some())?;
-            let probe = found(pod, kind).context("gone")?;
-            assert_eq!(probe["detail"].to_string(), detail, "{model:?}: {probe}");
-            assert_eq!(probe["healthy"], *pod == probed, "{probe}");
+            let detail: Value = serde_json::from_str(detail)?;
+            // One of a busy machine's probes may have run into its time limit.
+            wait_for(&format!("{model:?}: {kind}: {detail}"), TIMEOUT, || {
+                found(pod, kind, &|probe| probe["detail"] == detail)
+                    .is_some_and(|probe| probe["healthy"] == (*pod == probed))
+            })?;
         }
         wait_for("the refused one", TIMEOUT, || {
-            found(&sick, "readiness").is_some_and(|probe| probe["healthy"] == false)
+            found(&sick, "readiness", &|probe| probe["healthy"] == false).is_some()
         })?;
 
         // From the node: the bridge's address where there is a bridge.

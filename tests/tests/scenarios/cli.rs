@@ -108,42 +108,46 @@ fn observe_filters_as_asked_and_the_tables_name_everything() -> Result<()> {
         ),
         (vec!["--snat"], Box::new(|r| r.ext("/nat/kind") == "snat")),
     ];
-    let all = observed(node, &[])?;
     for (filter, check) in &checks {
-        let passed = observed(node, filter)?;
-        let expected = all.iter().filter(|record| check(record)).count();
-        assert!(!passed.is_empty(), "{filter:?}: nothing passes");
-        assert!(passed.iter().all(check), "{filter:?}: a wrong one passes");
-        assert_eq!(passed.len(), expected, "{filter:?}: some are missing");
-        assert!(passed.len() < all.len(), "{filter:?} keeps everything");
+        eventually("nothing new between two looks", || {
+            let all = observed(node, &[])?;
+            let passed = observed(node, filter)?;
+            if observed(node, &[])?.len() != all.len() {
+                return Ok(false);
+            }
+            let expected = all.iter().filter(|record| check(record)).count();
+            ensure!(!passed.is_empty(), "{filter:?}: nothing passes");
+            ensure!(passed.iter().all(check), "{filter:?}: a wrong one passes");
+            ensure!(passed.len() == expected, "{filter:?}: some are missing");
+            ensure!(passed.len() < all.len(), "{filter:?} keeps everything");
+            Ok(true)
+        })?;
     }
     assert_eq!(observed(node, &["--pod", "no-such-pod"])?.len(), 0);
 
     // Two agents in one stream, by time.
-    let out = Command::new(binary("NODESCOPE_BIN", "nodescope")?)
-        .args(["observe", "--last", "100", "-o", "json"])
-        .args(agents.iter().flat_map(|agent| {
-            [
-                "--server".to_owned(),
-                format!("unix://{}", agent.socket().display()),
-            ]
-        }))
-        .output()?;
-    let both: Vec<Record> = said(out)?
-        .lines()
-        .map(|line| Ok(Record(serde_json::from_str(line)?)))
-        .collect::<Result<_>>()?;
-    let times: Vec<_> = both
-        .iter()
-        .map(|record| record.0["time"].as_str())
-        .collect();
-    assert!(times.is_sorted(), "{times:?}");
-    for name in [&lab.topology().nodes[0].name, &lab.topology().nodes[1].name] {
-        assert!(
-            both.iter().any(|record| record.0["node_name"] == **name),
-            "{name}"
-        );
-    }
+    eventually("both agents have records", || {
+        let out = Command::new(binary("NODESCOPE_BIN", "nodescope")?)
+            .args(["observe", "--last", "100", "-o", "json"])
+            .args(agents.iter().flat_map(|agent| {
+                [
+                    "--server".to_owned(),
+                    format!("unix://{}", agent.socket().display()),
+                ]
+            }))
+            .output()?;
+        let both: Vec<Record> = said(out)?
+            .lines()
+            .map(|line| Ok(Record(serde_json::from_str(line)?)))
+            .collect::<Result<_>>()?;
+        let times: Vec<_> = both
+            .iter()
+            .map(|record| record.0["time"].as_str())
+            .collect();
+        ensure!(times.is_sorted(), "{times:?}");
+        let mut nodes = lab.topology().nodes.iter();
+        Ok(nodes.all(|node| both.iter().any(|r| r.0["node_name"] == *node.name)))
+    })?;
 
     // Tables for people.
     let table = said(node.cli(&["observe", "--last", "100"])?)?;
@@ -235,7 +239,8 @@ fn without_an_api_names_are_addresses() -> Result<()> {
         record.path(),
         [web.host_interface(), "cbr0", web2.host_interface()]
     );
-    let table = said(agent.cli(&["observe", "--last", "10"])?)?;
-    assert!(table.contains(&format!("{to}:8080")), "{table}");
-    Ok(())
+    eventually("the table has it", || {
+        let table = said(agent.cli(&["observe", "--last", "10"])?)?;
+        Ok(table.contains(&format!("{to}:8080")))
+    })
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nodescope_tests::lab::{self, Agent, BothWays, Lab, Model, Netns};
 use nodescope_tests::real;
 use serde_json::Value;
@@ -242,7 +242,21 @@ pub fn get(from: &Netns, url: &str) -> Result<Value> {
 
 /// A sample of the agent's metrics: the sum over those with these labels.
 pub fn metric(agent: &Agent, name: &str, labels: &[(&str, &str)]) -> Result<Option<f64>> {
-    let text = agent.metrics()?;
+    sample(&agent.metrics()?, name, labels)
+}
+
+/// Waits until a sample is so much: a record and the counter of the same thing are not written at
+/// the same moment.
+pub fn counts(agent: &Agent, name: &str, labels: &[(&str, &str)], wanted: f64) -> Result<()> {
+    eventually(&format!("{name} {labels:?} is {wanted}"), || {
+        let now = metric(agent, name, labels)?;
+        ensure!(now == Some(wanted), "it is {now:?}");
+        Ok(true)
+    })
+}
+
+/// As [`metric`], of metrics that were read before: samples of one moment.
+pub fn sample(text: &str, name: &str, labels: &[(&str, &str)]) -> Result<Option<f64>> {
     let mut sum = None;
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (series, value) = line.rsplit_once(' ').context("a sample without value")?;

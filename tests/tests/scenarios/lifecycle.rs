@@ -102,7 +102,9 @@ fn scenario_34_a_killed_agent_disturbs_nothing_and_comes_back() -> Result<()> {
         Ok(())
     })?;
     // The links died with their owner.
-    assert_eq!(programs(&lab, veth)?, [0, 0]);
+    eventually("the programs are gone", || {
+        Ok(programs(&lab, veth)? == [0, 0])
+    })?;
 
     let second = lab.start_agent(0, &["--flow-interval", "500ms"])?;
     synced(&second)?;
@@ -143,7 +145,9 @@ fn scenario_34_a_stopped_agent_leaves_nothing() -> Result<()> {
         crate::common::number(record.ext("/reply/packets_total")),
         Some(4)
     );
-    assert_eq!(programs(&lab, web.host_interface())?, [0, 0]);
+    eventually("the programs are gone", || {
+        Ok(programs(&lab, web.host_interface())? == [0, 0])
+    })?;
     assert!(!agent.socket().exists(), "the socket is still there");
     Ok(())
 }

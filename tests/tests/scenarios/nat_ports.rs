@@ -57,7 +57,11 @@ fn scenario_16_snat_ports_in_use_by_destination_and_pod() -> Result<()> {
             let in_use = metric(&agent, "nodescope_snat_ports_in_use", &labels)?;
             Ok(in_use == Some((2 * EACH) as f64))
         })?;
-        let ports = lines(&agent, &["--ports", "--ip", &onprem.to_string()])?;
+        let mut ports = Vec::new();
+        eventually("one line for all of them", || {
+            ports = lines(&agent, &["--ports", "--ip", &onprem.to_string()])?;
+            Ok(ports.len() == 1 && ports[0]["ports"] == 2 * EACH)
+        })?;
         let [one] = ports.as_slice() else {
             panic!("{ports:?}")
         };
@@ -83,7 +87,11 @@ fn scenario_16_snat_ports_in_use_by_destination_and_pod() -> Result<()> {
         assert_eq!(by_pod, wanted.collect());
 
         // The same connections one by one, with the ports that conntrack gave them.
-        let shown = lines(&agent, &["--ip", &onprem.to_string()])?;
+        let mut shown = Vec::new();
+        eventually("each connection", || {
+            shown = lines(&agent, &["--ip", &onprem.to_string()])?;
+            Ok(shown.len() == 2 * EACH)
+        })?;
         let after: BTreeSet<String> = shown
             .iter()
             .map(|one| {

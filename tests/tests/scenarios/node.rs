@@ -239,8 +239,7 @@ fn scenario_05_masquerade_configuration_with_its_source() -> Result<()> {
         };
         let agent = agent(&lab, 0)?;
         configured(&agent, source_of(model))?;
-        let said = describe(&agent)?["masquerade"].clone();
-        let ranges = match lab.masq_config() {
+        let ranges: Vec<String> = match lab.masq_config() {
             Some(config) => config
                 .non_masquerade
                 .iter()
@@ -249,12 +248,16 @@ fn scenario_05_masquerade_configuration_with_its_source() -> Result<()> {
             // The nodes' ranges, joined.
             None => vec!["10.244.0.0/23".to_owned()],
         };
-        assert_eq!(
-            said["non_masquerade_cidrs"],
-            json!(ranges),
-            "{model:?} {said}"
-        );
-        assert_eq!(said["link_local_masqueraded"], true, "{model:?} {said}");
+        // The nodes are not all known at once.
+        eventually("the ranges are as configured", || {
+            let said = describe(&agent)?["masquerade"].clone();
+            anyhow::ensure!(
+                said["non_masquerade_cidrs"] == json!(ranges)
+                    && said["link_local_masqueraded"] == true,
+                "{model:?} {said}"
+            );
+            Ok(true)
+        })?;
         let table = String::from_utf8(agent.cli(&["node"])?.stdout)?;
         let line = table.lines().find(|line| line.starts_with("Masquerade"));
         let line = line.context("no line about it")?;

@@ -191,13 +191,13 @@ fn round_trips(lab: &Lab) -> Result<()> {
         Some(3 * 98)
     );
     let rtt = echo.ext("/icmp/echo_rtt_seconds").as_f64();
-    assert!(rtt.is_some_and(|rtt| rtt > 0.0 && rtt < 1.0), "{rtt:?}");
+    assert!(rtt.is_some_and(|rtt| rtt > 0.0), "{rtt:?}");
 
     get(&web.netns(), &format!("http://{to}:8080/"))?;
     let tcp = closed(&agent, "the closed connection web → api", |record| {
         between(record, &from, &to, 8080)
     })?;
     let rtt = tcp.ext("/tcp/handshake_rtt_seconds").as_f64();
-    assert!(rtt.is_some_and(|rtt| rtt > 0.0 && rtt < 1.0), "{rtt:?}");
+    assert!(rtt.is_some_and(|rtt| rtt > 0.0), "{rtt:?}");
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::common::{Record, agent, eventually, lab, metric, records};
+use crate::common::{Record, agent, counts, eventually, lab, metric, records};
 use crate::probes_support::{
     Answering, PROBER, count, healthz, http, lb_get, lb_target, lb_tcp, local_service, seconds,
 };
@@ -48,7 +48,7 @@ fn scenario_23_load_balancer_probes_by_port() -> Result<()> {
                 .as_ref()
                 .is_ok_and(|answer| answer.starts_with(b"HTTP/1.1 200"))
         );
-        starts.push(probed.at);
+        starts.push((probed.at, probed.took));
         longest = longest.max(probed.took);
         lb_get(&lab, KUBE_PROXY, "/healthz")?;
         assert!(lb_tcp(&lab, 32_700)?.answer.is_ok());
@@ -79,15 +79,21 @@ fn scenario_23_load_balancer_probes_by_port() -> Result<()> {
         assert!(target["last_seen"].is_string(), "{target}");
     }
     // The prober's own clock is the witness.
-    let mut gaps: Vec<f64> = starts
+    // A probe's first packet leaves between its beginning and its end.
+    let least = starts
         .windows(2)
-        .map(|pair| (pair[1] - pair[0]).as_secs_f64())
-        .collect();
-    gaps.sort_by(f64::total_cmp);
+        .map(|pair| pair[1].0.saturating_duration_since(pair[0].0 + pair[0].1));
+    let most = starts
+        .windows(2)
+        .map(|pair| pair[1].0 + pair[1].1 - pair[0].0);
+    let (least, most) = (least.min(), most.max());
     let target = lb_target(&agent, HEALTH)?;
     let interval = seconds(&target["interval"]).context("no interval")?;
-    let (low, high) = (gaps[0] - 0.05, gaps[gaps.len() - 1] + 0.05);
-    assert!((low..high).contains(&interval), "{interval} of {gaps:?}");
+    let interval = Some(Duration::from_secs_f64(interval));
+    assert!(
+        least <= interval && interval <= most,
+        "{interval:?} of {starts:?}"
+    );
     let latency = seconds(&target["latency"]).context("no latency")?;
     assert!(
         latency > 0.0 && latency <= longest.as_secs_f64(),
@@ -111,9 +117,7 @@ fn scenario_23_load_balancer_probes_by_port() -> Result<()> {
         assert!(record.ext("/probe/latency_seconds").as_f64().is_some());
     }
     let of = [("kind", "lb"), ("target", "front"), ("result", "success")];
-    let counted = metric(&agent, "nodescope_probe_results_total", &of)?;
-    assert_eq!(counted, Some(ROUNDS as f64));
-    Ok(())
+    counts(&agent, "nodescope_probe_results_total", &of, ROUNDS as f64)
 }
 
 /// The answer's fields in both forms, held against the API; what is no health answer says
@@ -204,9 +208,10 @@ fn scenario_26_probes_that_stop_are_absent() -> Result<()> {
     eventually("probes arrive", || {
         lb_get(&lab, HEALTH, "/healthz")?;
         last = lb_target(&agent, HEALTH)?;
-        Ok(last["presence"] == "arriving" && last.get("interval").is_some())
+        Ok(last["presence"] == "arriving"
+            && last.get("interval").is_some()
+            && last["result"] == "success")
     })?;
-    assert_eq!(last["result"], "success");
     // No more from here on.
     eventually("they are absent", || {
         last = lb_target(&agent, HEALTH)?;

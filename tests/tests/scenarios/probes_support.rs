@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 pub const PROBER: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 
 /// How long a prober of the tests waits for an answer.
-pub const TIMEOUT: Duration = Duration::from_millis(400);
+pub const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A server in a namespace that answers every request with the bytes it is told; none: never.
 pub struct Answering {

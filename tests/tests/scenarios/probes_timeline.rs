@@ -65,6 +65,8 @@ fn scenario_25_timeline_of_a_scale_down() -> Result<()> {
     get(&lab.onprem(), "http://10.224.0.100:80/")?;
     server.set(Some(healthz("front", 0, true)));
     eventually("the flip is noted", || {
+        // They keep coming: else their traffic might stop before the answer that ends it.
+        get(&lab.onprem(), "http://10.224.0.100:80/")?;
         lb_get(&lab, HEALTH, "/healthz")?;
         has(
             "answer",

@@ -1,7 +1,6 @@
 //! Scenario 11: translated on the way out, exactly as conntrack has it.
 
 use std::net::SocketAddr;
-use std::thread;
 
 use anyhow::{Context, Result};
 use nodescope_tests::lab::{ConntrackEntry, Lab};
@@ -89,8 +88,8 @@ fn scenario_11_colliding_source_ports_keep_their_own_translation() -> Result<()>
     let agent = agent(&lab, 0)?;
     let pods = [lab.pod("web")?, lab.pod("web2")?];
     let to: SocketAddr = "10.224.1.2:8080".parse()?;
-    // Slow enough that both are under way at once: 2 s each.
-    let url = format!("http://{to}/?size=200000");
+    // Slow enough that both are open until they are ended here.
+    let url = format!("http://{to}/?size=8000000");
     let port = PORT.to_string();
     let curl = [
         "curl",
@@ -98,55 +97,49 @@ fn scenario_11_colliding_source_ports_keep_their_own_translation() -> Result<()>
         "-o",
         "/dev/null",
         "--max-time",
-        "20",
+        "150",
         "--limit-rate",
-        "100k",
+        "50k",
         "--local-port",
         &port,
         &url,
     ];
-    thread::scope(|scope| -> Result<()> {
-        let running: Vec<_> = pods
+    let running = pods
+        .iter()
+        .map(|pod| lab.spawn(&pod.netns(), curl))
+        .collect::<Result<Vec<_>>>()?;
+    let mut ports = Vec::new();
+    for pod in &pods {
+        let from = SocketAddr::new(pod.ip().into(), PORT);
+        let record = one(
+            &agent,
+            "an open connection with its translation",
+            |record| {
+                record.tuple("/nat/original") == Some((from, to))
+                    && record.ext("/nat/kind") == "snat"
+            },
+        )?;
+        agrees(&record, &entry(&lab, from, to)?);
+        assert_eq!(record.flow("/source/pod_name"), &json!(pod.name()));
+        ports.push(record.remote_sees().context("no remote_sees")?);
+    }
+    assert_ne!(ports[0], ports[1], "there was no collision to resolve");
+    assert!(
+        ports
             .iter()
-            .map(|pod| scope.spawn(move || pod.run(curl)?.success()))
-            .collect();
-        let mut ports = Vec::new();
-        for pod in &pods {
-            let from = SocketAddr::new(pod.ip().into(), PORT);
-            let record = one(
-                &agent,
-                "an open connection with its translation",
-                |record| {
-                    record.tuple("/nat/original") == Some((from, to))
-                        && record.ext("/nat/kind") == "snat"
-                },
-            )?;
-            agrees(&record, &entry(&lab, from, to)?);
-            assert_eq!(record.flow("/source/pod_name"), &json!(pod.name()));
-            ports.push(record.remote_sees().context("no remote_sees")?);
-        }
-        assert_ne!(ports[0], ports[1], "there was no collision to resolve");
+            .all(|seen| seen.ip().to_string() == "10.224.0.4"),
+        "{ports:?}"
+    );
+    let mut witness: Vec<String> = Vec::new();
+    drop(running);
+    for served in lab.served("vm")? {
+        witness.extend(served["peer"].as_str().map(str::to_owned));
+    }
+    for port in ports {
         assert!(
-            ports
-                .iter()
-                .all(|seen| seen.ip().to_string() == "10.224.0.4"),
-            "{ports:?}"
+            witness.contains(&port.to_string()),
+            "{port} not in {witness:?}"
         );
-        let mut witness: Vec<String> = Vec::new();
-        for thread in running {
-            thread
-                .join()
-                .map_err(|_| anyhow::anyhow!("a client panicked"))??;
-        }
-        for served in lab.served("vm")? {
-            witness.extend(served["peer"].as_str().map(str::to_owned));
-        }
-        for port in ports {
-            assert!(
-                witness.contains(&port.to_string()),
-                "{port} not in {witness:?}"
-            );
-        }
-        Ok(())
-    })
+    }
+    Ok(())
 }

@@ -176,7 +176,7 @@ pub struct Pace {
     #[arg(long, default_value_t = 0.0)]
     pub interval: f64,
     /// Seconds to wait for an answer
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 10.0)]
     pub timeout: f64,
 }
 
@@ -188,7 +188,7 @@ impl Pace {
 
     /// The time to wait for an answer.
     fn timeout(&self) -> Duration {
-        Duration::try_from_secs_f64(self.timeout).unwrap_or(Duration::from_secs(3))
+        Duration::try_from_secs_f64(self.timeout).unwrap_or(Duration::from_secs(10))
     }
 
     /// Waits before round `round`, not before the first.
