@@ -6,35 +6,37 @@ use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, prog
 use aya_log_ebpf::debug;
 use nodescope_ebpf::{
     Counter, EventKind, HopKey, HopRecord, NatState, Reason, UnattributedKey,
-    packet::{Echo, parse, tcp_flag},
+    packet::{Echo, Plain, plain, tcp_flag},
 };
 
 use crate::{
     events::tell,
-    frame::Bytes,
+    frame::Head,
     maps::{HOPS, PORTS, UNATTRIBUTED, UNPLACED},
-    nat, payload,
+    nat, payload, rare, tcp,
 };
 
 /// What the records and counters need of an skb besides its bytes.
 #[derive(Clone, Copy)]
-struct Skb {
-    ifindex: u32,
+pub struct Skb {
+    /// The interface's index.
+    pub ifindex: u32,
     /// `gso_segs`: 0 or 1 for a packet that offload did not join.
     segments: u32,
     /// `len`: the whole frame in bytes.
-    length: u32,
+    pub length: u32,
 }
 
 impl Skb {
     /// Whether it stands for several packets on the wire.
     #[inline(always)]
-    fn offloaded(self) -> bool {
+    pub fn offloaded(self) -> bool {
         self.segments > 1
     }
 
+    /// Reads it.
     #[inline(always)]
-    fn of(ctx: &TcContext) -> Self {
+    pub fn of(ctx: &TcContext) -> Self {
         let skb = ctx.skb.skb;
         // SAFETY: the context is valid for the whole run of the program.
         unsafe {
@@ -87,52 +89,25 @@ fn is_bridged(ctx: &TcContext, ifindex: u32) -> bool {
 /// Adds a frame to its record.
 #[inline(always)]
 fn attribute<const EGRESS: bool>(ctx: &TcContext, skb: Skb) -> Result<(), Reason> {
-    let packet = parse(&Bytes::of(ctx), skb.length as usize, skb.offloaded())?;
-    let (key, forward) = packet.key(skb.ifindex, EGRESS);
+    let (length, offloaded) = (skb.length as usize, skb.offloaded());
+    let Some(packet) = plain(&Head::of(ctx), length, offloaded, skb.ifindex, EGRESS) else {
+        return rare::attribute(ctx, EGRESS);
+    };
+    let Plain {
+        key,
+        forward,
+        flags,
+    } = packet;
     let record = match HOPS.get_ptr_mut(&key) {
         Some(record) => record,
-        None => {
-            // A SYN+ACK or an echo reply is an answer: the one who gets it opened.
-            const ANSWER: u8 = tcp_flag::SYN | tcp_flag::ACK;
-            let answer = packet.flags & ANSWER == ANSWER || packet.echo == Echo::Reply;
-            open(&key, u32::from(forward == answer));
-            HOPS.get_ptr_mut(&key).ok_or(Reason::TableFull)?
-        }
+        // There is more to say of it than it costs to read it again.
+        None if rare::is_worth_a_look(ctx, &key) => return rare::attribute(ctx, EGRESS),
+        None => make(&key, forward, flags, Echo::No)?,
     };
-    let mut packets = 1;
-    if skb.offloaded() {
-        // The interface counts the skb; the record counts what it is on the wire.
-        packets = u64::from(skb.segments);
-        unattributed(
-            ctx,
-            hook(skb.ifindex, EGRESS, Reason::Offload),
-            skb.segments - 1,
-            0,
-        );
-    }
-    // SAFETY: the record comes from the map, whose elements stay valid for this run; fields
-    // that several CPUs write are atomic, or single bytes that a later packet corrects.
+    // SAFETY: the record comes from the map, whose elements stay valid for this run.
     unsafe {
-        let counter = if forward {
-            &raw mut (*record).ab
-        } else {
-            &raw mut (*record).ba
-        };
-        atomic_add(&raw mut (*counter).packets, packets);
-        atomic_add(&raw mut (*counter).bytes, u64::from(skb.length));
-
-        if packet.flags != 0 {
-            let seen = if forward {
-                &raw mut (*record).ab_flags
-            } else {
-                &raw mut (*record).ba_flags
-            };
-            if packet.flags & (!*seen | tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) != 0 {
-                tcp(&key, record, u32::from(forward), packet.flags);
-            }
-        } else if packet.echo != Echo::No {
-            echo(record, packet.echo);
-        }
+        count(ctx, record, forward, skb, EGRESS);
+        follow(&key, record, forward, flags);
         if (*record).payload != 0 {
             let sender = if forward { key.a_port } else { key.b_port };
             payload::capture(ctx, &key, record, u32::from(forward), sender);
@@ -142,6 +117,16 @@ fn attribute<const EGRESS: bool>(ctx: &TcContext, skb: Skb) -> Result<(), Reason
         }
     }
     Ok(())
+}
+
+/// Makes a record for a packet, or gives the one that another CPU just made.
+#[inline(always)]
+pub fn make(key: &HopKey, forward: bool, flags: u16, echo: Echo) -> Result<*mut HopRecord, Reason> {
+    // A SYN+ACK or an echo reply is an answer: the one who gets it opened.
+    const ANSWER: u16 = (tcp_flag::SYN | tcp_flag::ACK) as u16;
+    let answer = flags & ANSWER == ANSWER || echo == Echo::Reply;
+    open(key, u32::from(forward == answer));
+    HOPS.get_ptr_mut(key).ok_or(Reason::TableFull)
 }
 
 /// Makes a record; the caller looks whether it is there.
@@ -160,6 +145,68 @@ fn open(key: &HopKey, opener: u32) {
     }
 }
 
+/// Adds a frame to the counter of its direction.
+///
+/// # Safety
+///
+/// `record` points into the map.
+#[inline(always)]
+pub unsafe fn count(
+    ctx: &TcContext,
+    record: *mut HopRecord,
+    forward: bool,
+    skb: Skb,
+    egress: bool,
+) {
+    let mut packets = 1;
+    if skb.offloaded() {
+        // The interface counts the skb; the record counts what it is on the wire.
+        packets = u64::from(skb.segments);
+        unattributed(
+            ctx,
+            hook(skb.ifindex, egress, Reason::Offload),
+            skb.segments - 1,
+            0,
+        );
+    }
+    // SAFETY: the caller's promise; fields that several CPUs add to are added to atomically.
+    unsafe {
+        let counter = if forward {
+            &raw mut (*record).ab
+        } else {
+            &raw mut (*record).ba
+        };
+        atomic_add(&raw mut (*counter).packets, packets);
+        atomic_add(&raw mut (*counter).bytes, u64::from(skb.length));
+    }
+}
+
+/// What the flags of a TCP segment mean for its conversation.
+///
+/// # Safety
+///
+/// `record` points into the map.
+#[inline(always)]
+pub unsafe fn follow(key: &HopKey, record: *mut HopRecord, forward: bool, flags: u16) {
+    const TURN: u16 = (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) as u16;
+    if flags == 0 {
+        return;
+    }
+    // SAFETY: the caller's promise; the bytes are each written whole, and a later packet corrects
+    // what two CPUs wrote at once.
+    unsafe {
+        let seen = if forward {
+            &raw const (*record).ab_flags
+        } else {
+            &raw const (*record).ba_flags
+        };
+        // What is no flag of the header was never seen.
+        if flags & (!u16::from(*seen) | TURN) != 0 {
+            tcp::turn(key, record, u32::from(forward), u32::from(flags));
+        }
+    }
+}
+
 /// `PACKET_OTHERHOST` (uapi linux/if_packet.h).
 const PACKET_OTHERHOST: u32 = 3;
 
@@ -170,109 +217,22 @@ const PACKET_OTHERHOST: u32 = 3;
 ///
 /// `counter` points into a map's value and is aligned to 8.
 #[inline(always)]
-unsafe fn atomic_add(counter: *mut u64, more: u64) {
+pub unsafe fn atomic_add(counter: *mut u64, more: u64) {
     // SAFETY: the caller's promise; nothing but the addition happens.
     unsafe {
         asm!("lock *(u64 *)({counter} + 0) += {more}", counter = in(reg) counter, more = in(reg) more);
     }
 }
 
-/// The packets of a TCP connection that change its state.
-///
-/// # Safety
-///
-/// `record` points into the map.
-#[inline(never)]
-unsafe fn tcp(key: &HopKey, record: *mut HopRecord, forward: u32, flags: u8) {
-    let forward = forward != 0;
-    // SAFETY: the caller's promise.
-    unsafe {
-        if flags & tcp_flag::SYN != 0 {
-            let now = bpf_ktime_get_ns();
-            if flags & tcp_flag::ACK != 0 {
-                if (*record).answer_ns == 0 {
-                    (*record).answer_ns = now;
-                }
-            } else {
-                let ended =
-                    (*record).ab_fin | (*record).ba_fin | (*record).ab_rst | (*record).ba_rst;
-                if ended != 0 {
-                    // The port is used anew: the translation may be another one.
-                    (*record).ab_fin = 0;
-                    (*record).ba_fin = 0;
-                    (*record).ab_rst = 0;
-                    (*record).ba_rst = 0;
-                    (*record).ab_flags = 0;
-                    (*record).ba_flags = 0;
-                    (*record).answer_ns = 0;
-                    (*record).request_ns = 0;
-                    (*record).nat = NatState::Unknown as u8;
-                    (*record).nat_tries = 0;
-                    (*record).payload = payload::wanted(key);
-                    (*record).opener = u8::from(!forward);
-                    (*record).incarnation = (*record).incarnation.wrapping_add(1);
-                    tell(key, EventKind::Open);
-                }
-                if (*record).request_ns == 0 {
-                    (*record).request_ns = now;
-                }
-            }
-        }
-        let ending = flags & (tcp_flag::FIN | tcp_flag::RST) != 0;
-        if ending {
-            let (fin, rst) = if forward {
-                (&raw mut (*record).ab_fin, &raw mut (*record).ab_rst)
-            } else {
-                (&raw mut (*record).ba_fin, &raw mut (*record).ba_rst)
-            };
-            let known = *fin | *rst;
-            if flags & tcp_flag::FIN != 0 {
-                *fin = 1;
-            }
-            if flags & tcp_flag::RST != 0 {
-                *rst = 1;
-            }
-            if known == 0 {
-                tell(key, EventKind::Ending);
-            }
-        }
-        let seen = if forward {
-            &raw mut (*record).ab_flags
-        } else {
-            &raw mut (*record).ba_flags
-        };
-        *seen |= flags;
-    }
-}
-
-/// Times of an echo and its answer.
-///
-/// # Safety
-///
-/// `record` points into the map.
-#[inline(always)]
-unsafe fn echo(record: *mut HopRecord, echo: Echo) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let now = bpf_ktime_get_ns();
-        if echo == Echo::Request {
-            (*record).request_ns = now;
-            (*record).answer_ns = 0;
-        } else if (*record).answer_ns == 0 {
-            (*record).answer_ns = now;
-        }
-    }
-}
-
 /// A hook and a reason as one word, because a function of the kernel side takes five at most.
 #[inline(always)]
-fn hook(ifindex: u32, egress: bool, reason: Reason) -> u64 {
+pub fn hook(ifindex: u32, egress: bool, reason: Reason) -> u64 {
     u64::from(ifindex) | u64::from(egress) << 32 | (reason as u64) << 40
 }
 
 /// Counts what no record takes: skbs and bytes as the interface counts them.
 #[inline(never)]
-fn unattributed(ctx: &TcContext, hook: u64, packets: u32, bytes: u32) {
+pub fn unattributed(ctx: &TcContext, hook: u64, packets: u32, bytes: u32) {
     let reason = (hook >> 40) as u8;
     let key = UnattributedKey {
         ifindex: hook as u32,

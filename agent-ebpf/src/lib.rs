@@ -7,6 +7,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod extra;
 pub mod packet;
 
 /// An IP address as four words in the byte order of the wire. IPv4 is mapped into IPv6
@@ -84,9 +85,10 @@ pub struct HopRecord {
     pub ba: Counter,
     /// `CLOCK_MONOTONIC` nanoseconds of the first packet.
     pub first_ns: u64,
-    /// Nanoseconds of the newest SYN or echo request, 0 for none.
+    /// Nanoseconds of the newest echo request, or of the newest SYN before there was an answer; 0
+    /// for none.
     pub request_ns: u64,
-    /// Nanoseconds of the first SYN+ACK or newest echo reply after it, 0 for none.
+    /// Nanoseconds of the first SYN+ACK, or of the first echo reply after the request; 0 for none.
     pub answer_ns: u64,
     /// Union of the TCP flags of `a` (RFC 9293 header octet 13).
     pub ab_flags: u8,
@@ -102,17 +104,18 @@ pub struct HopRecord {
     pub nat_tries: u8,
     /// Whether payload heads are wanted, and how many were sent: see [`wanted`].
     pub payload: u8,
-    /// Set to 1 by a FIN or RST of `a` and of `b`: written whole, so that two CPUs cannot
-    /// lose one another's.
+    /// Set to 1 by a FIN of `a` and of `b`: written whole, so that two CPUs cannot lose one
+    /// another's.
     pub ab_fin: u8,
     /// FIN of `b`.
     pub ba_fin: u8,
-    /// RST of `a`.
+    /// RST of `a`: 1 when it was the first of the two ends to send one, 2 when `b` had.
     pub ab_rst: u8,
     /// RST of `b`.
     pub ba_rst: u8,
-    /// Always 0.
-    pub reserved2: u32,
+    /// How often its entry in `EXTRA` changed, so that it need not be read in vain; 0 as long as
+    /// there is none.
+    pub extra: u32,
 }
 
 const _: () = assert!(size_of::<HopRecord>() == 72 && align_of::<HopRecord>() == 8);
@@ -151,7 +154,7 @@ impl NatState {
 
 /// One side of a conntrack entry: a directed tuple.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NatTuple {
     /// Source address.
     pub source: Address,
@@ -193,16 +196,16 @@ pub enum Reason {
     Truncated = 1,
     /// A header contradicts itself.
     Malformed = 2,
-    /// A later fragment: it has no ports.
+    /// A later fragment whose first one was not seen: nothing says which ports it has.
     Fragment = 3,
-    /// An IPv6 extension header in front of the transport header.
+    /// More IPv6 extension headers in front of the transport header than are looked behind.
     Extension = 4,
     /// The `HOPS` map is full.
     TableFull = 5,
     /// A frame for another host, seen because the interface is promiscuous: a bridge's copy of
     /// a frame that it forwarded between its ports, for example.
     OtherHost = 6,
-    /// A tag in the frame (VLAN, MPLS).
+    /// A tag in the frame that is not looked behind: MPLS, or a third VLAN tag.
     Tagged = 7,
     /// Not packets of their own: segments beyond the first of offloaded packets, which a record
     /// counts and the interface does not.
@@ -285,14 +288,19 @@ pub enum EventKind {
     Ending = 2,
     /// The head of a payload; it has a ring of its own.
     Payload = 3,
+    /// Something for the `EXTRA` map, which was full. No event of the ring.
+    Extra = 4,
+    /// Segments for the `RETRANSMITS` map, which was full. No event of the ring.
+    Retransmit = 5,
 }
 
 impl EventKind {
     /// How many there are.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 6;
 
     /// The word in metrics.
-    pub const NAMES: [&'static str; 4] = ["open", "nat", "ending", "payload"];
+    pub const NAMES: [&'static str; Self::COUNT as usize] =
+        ["open", "nat", "ending", "payload", "extra", "retransmit"];
 }
 
 /// The byte `payload` of a [`HopRecord`]: 0 for almost all conversations.

@@ -15,14 +15,22 @@
 )]
 
 mod events;
+mod extras;
 mod frame;
 mod hops;
 mod maps;
 mod nat;
 mod payload;
+mod rare;
+mod retransmit;
 mod take;
+mod tcp;
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    bindings::TC_ACT_UNSPEC,
+    macros::{classifier, raw_tracepoint},
+    programs::{RawTracePointContext, TcContext},
+};
 
 /// Packets that a pod sends, or that any port of a bridge receives.
 #[classifier]
@@ -57,6 +65,22 @@ pub fn host_egress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn take(ctx: TcContext) -> i32 {
     i32::from(take::take(&ctx).is_some())
+}
+
+/// A segment that a socket sends again.
+#[raw_tracepoint(tracepoint = "tcp_retransmit_skb")]
+pub fn retransmit_segment(ctx: RawTracePointContext) -> i32 {
+    // TP_PROTO(const struct sock *sk, const struct sk_buff *skb, …)
+    retransmit::segment(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// A SYN+ACK that is sent again, before there is a socket for the connection.
+#[raw_tracepoint(tracepoint = "tcp_retransmit_synack")]
+pub fn retransmit_synack(ctx: RawTracePointContext) -> i32 {
+    // TP_PROTO(const struct sock *sk, const struct request_sock *req)
+    retransmit::synack(ctx.arg(1));
+    0
 }
 
 #[panic_handler]

@@ -4,10 +4,12 @@ use crate::nat::KernelTupleHash;
 use aya_ebpf::{
     Global,
     macros::map,
-    maps::{HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use nodescope_ebpf::{
-    Counter, EventKind, HopKey, HopRecord, NatRecord, Offsets, ProbeKey, UnattributedKey,
+    Counter, EventKind, HopKey, HopRecord, NatRecord, NatTuple, Offsets, ProbeKey, UnattributedKey,
+    extra::{Extra, FragmentKey, FragmentPorts, SocketOffsets},
+    packet::Whole,
 };
 
 /// Conversations at interfaces. The agent sets the size before loading.
@@ -17,6 +19,20 @@ pub static HOPS: HashMap<HopKey, HopRecord> = HashMap::with_max_entries(262_144,
 /// Conntrack tuples of those that are translated, under the same key.
 #[map]
 pub static NAT: HashMap<HopKey, NatRecord> = HashMap::with_max_entries(131_072, 0);
+
+/// What few conversations have, under the same key. The agent sets the size before loading.
+#[map]
+pub static EXTRA: HashMap<HopKey, Extra> = HashMap::with_max_entries(32_768, 0);
+
+/// Ports of datagrams whose first fragment came by. One that is forgotten costs its later
+/// fragments their place, and those are counted: so here an LRU will do.
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> =
+    LruHashMap::with_max_entries(8192, 0);
+
+/// Segments that sockets of this node sent again, by the socket's own tuple.
+#[map]
+pub static RETRANSMITS: HashMap<NatTuple, u64> = HashMap::with_max_entries(16_384, 0);
 
 /// Packets in no record, by hook and reason.
 #[map]
@@ -51,6 +67,27 @@ pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(EventKind::COU
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
+/// Room for a packet that is not plain ([`crate::rare`]), and for a tunnel's inner packet.
+#[map]
+pub static RARE: PerCpuArray<Rare> = PerCpuArray::with_max_entries(2, 0);
+
+/// See [`RARE`].
+#[repr(C)]
+pub struct Rare {
+    /// The packet.
+    pub whole: Whole,
+    /// Its conversation.
+    pub key: HopKey,
+    /// Its datagram.
+    pub fragment: FragmentKey,
+    /// What is known of that.
+    pub ports: FragmentPorts,
+}
+
+/// Zeroes, to make an entry of [`EXTRA`] from: more than the stack has. Nothing writes here.
+#[map]
+pub static BLANK: PerCpuArray<Extra> = PerCpuArray::with_max_entries(1, 0);
+
 /// See [`SCRATCH`].
 #[repr(C)]
 pub struct Scratch {
@@ -68,4 +105,17 @@ pub static OFFSETS: Global<Offsets> = Global::new(Offsets {
     status: 0,
     zone: 0,
     enabled: 0,
+});
+
+/// Where the running kernel keeps what [`crate::retransmit`] reads.
+#[unsafe(no_mangle)]
+pub static SOCKET: Global<SocketOffsets> = Global::new(SocketOffsets {
+    family: 0,
+    destination: 0,
+    source: 0,
+    destination_port: 0,
+    source_port: 0,
+    destination6: 0,
+    source6: 0,
+    segments: 0,
 });

@@ -1,14 +1,23 @@
 //! From the bytes of a frame to the 5-tuple: the same code in the kernel and in host tests.
+//!
+//! Two parsers. [`plain`] knows TCP and UDP right behind an IP header, which is nearly all there
+//! is, and is as short as it can be. [`whole`] knows every packet: tags, extension headers,
+//! fragments, messages about other packets, tunnels. Where both give a packet it is the same.
+
+mod tunnel;
+mod whole;
 
 use network_types::{
     eth::EthHdr,
-    icmp::Icmpv4Hdr,
     ip::{Ipv4Hdr, Ipv6Hdr},
     tcp::TcpHdr,
     udp::UdpHdr,
 };
 
-use crate::{Address, HopKey, Kind, Reason, mapped};
+use crate::{Address, HopKey, Kind, MAPPED};
+
+pub use tunnel::{Tunnel, is_tunnel, tunnel};
+pub use whole::{Part, Start, Whole, whole};
 
 /// TCP flags, octet 13 of the header (RFC 9293 3.1).
 pub mod tcp_flag {
@@ -20,6 +29,8 @@ pub mod tcp_flag {
     pub const RST: u8 = 0x04;
     /// The acknowledgement number is significant.
     pub const ACK: u8 = 0x10;
+    /// Not a flag of the header: the window is 0 in a segment that is no reset. Above the octet.
+    pub const ZERO_WINDOW: u16 = 0x100;
 }
 
 /// EtherTypes (IEEE 802, RFC 9542).
@@ -33,12 +44,18 @@ mod ether_type {
 
 /// IP protocol numbers (IANA).
 pub mod protocol {
+    pub(super) const HOP_BY_HOP: u8 = 0;
     pub(super) const ICMP: u8 = 1;
     /// TCP.
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    pub(super) const ROUTING: u8 = 43;
+    /// The IPv6 fragment header.
+    pub const FRAGMENT: u8 = 44;
+    pub(super) const AUTHENTICATION: u8 = 51;
     pub(super) const ICMPV6: u8 = 58;
+    pub(super) const DESTINATION: u8 = 60;
     pub(super) const SCTP: u8 = 132;
 }
 
@@ -46,17 +63,25 @@ pub mod protocol {
 pub trait Frame {
     /// Copies a header that starts at `at`; `None` past the end.
     fn read<T: Copy>(&self, at: usize) -> Option<T>;
+
+    /// The same, to where it is wanted.
+    #[inline(always)]
+    fn read_to<T: Copy>(&self, at: usize, to: &mut T) -> Option<()> {
+        *to = self.read(at)?;
+        Some(())
+    }
 }
 
 /// Whether an ICMP message asks or answers, for round-trip times.
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Echo {
     /// Not an echo.
-    No,
+    No = 0,
     /// Echo request.
-    Request,
+    Request = 1,
     /// Echo reply.
-    Reply,
+    Reply = 2,
 }
 
 /// One packet's place in a conversation.
@@ -74,52 +99,62 @@ pub struct Packet {
     pub protocol: u8,
     /// Meaning of the ports.
     pub kind: Kind,
-    /// TCP flags, 0 for other protocols.
-    pub flags: u8,
+    /// TCP flags and [`tcp_flag::ZERO_WINDOW`], 0 for other protocols.
+    pub flags: u16,
     /// ICMP echo.
     pub echo: Echo,
 }
 
 impl Packet {
+    /// Nothing known yet.
+    pub const EMPTY: Self = Self {
+        source: [0; 4],
+        destination: [0; 4],
+        source_port: 0,
+        destination_port: 0,
+        protocol: 0,
+        kind: Kind::Ports,
+        flags: 0,
+        echo: Echo::No,
+    };
+
     /// The key at an interface and whether the sender is its `a`.
+    #[inline(always)]
+    pub fn key(&self, ifindex: u32, egress: bool) -> (HopKey, bool) {
+        let mut key = HopKey::default();
+        let forward = self.write_key(ifindex, egress, &mut key);
+        (key, forward)
+    }
+
+    /// As [`Packet::key`], written where it is wanted: the kernel side's stack is small.
     ///
     /// Any total order of the ends will do as long as both sides use this one: words as they
     /// lie in memory, then ports.
     #[inline(always)]
-    pub fn key(&self, ifindex: u32, egress: bool) -> (HopKey, bool) {
+    pub fn write_key(&self, ifindex: u32, egress: bool, key: &mut HopKey) -> bool {
         let forward = ordered(
             &self.source,
             self.source_port,
             &self.destination,
             self.destination_port,
         );
-        let (a, a_port, b, b_port) = if forward {
-            (
-                self.source,
-                self.source_port,
-                self.destination,
-                self.destination_port,
-            )
+        if forward {
+            key.a = self.source;
+            key.b = self.destination;
+            key.a_port = self.source_port;
+            key.b_port = self.destination_port;
         } else {
-            (
-                self.destination,
-                self.destination_port,
-                self.source,
-                self.source_port,
-            )
-        };
-        let key = HopKey {
-            a,
-            b,
-            a_port,
-            b_port,
-            ifindex,
-            protocol: self.protocol,
-            kind: self.kind as u8,
-            orientation: u8::from(forward == egress),
-            reserved: 0,
-        };
-        (key, forward)
+            key.a = self.destination;
+            key.b = self.source;
+            key.a_port = self.destination_port;
+            key.b_port = self.source_port;
+        }
+        key.ifindex = ifindex;
+        key.protocol = self.protocol;
+        key.kind = self.kind as u8;
+        key.orientation = u8::from(forward == egress);
+        key.reserved = 0;
+        forward
     }
 }
 
@@ -142,144 +177,170 @@ pub fn ordered(a: &Address, a_port: u16, b: &Address, b_port: u16) -> bool {
     a_port <= b_port
 }
 
-/// Reads a frame from its Ethernet header on. `length` is the whole frame's length in bytes and
-/// `offloaded` says that it stands for several packets (its IP length may then be 0).
-///
-/// # Errors
-///
-/// The reason for which the frame belongs to no conversation.
-#[inline(always)]
-pub fn parse<F: Frame>(frame: &F, length: usize, offloaded: bool) -> Result<Packet, Reason> {
-    let ethernet: EthHdr = frame.read(0).ok_or(Reason::Truncated)?;
-    let mut packet = Packet {
-        source: [0; 4],
-        destination: [0; 4],
-        source_port: 0,
-        destination_port: 0,
-        protocol: 0,
-        kind: Kind::Ports,
-        flags: 0,
-        echo: Echo::No,
-    };
-    let at = match u16::from_be(ethernet.ether_type) {
-        ether_type::IPV4 => ipv4(frame, length, offloaded, &mut packet)?,
-        ether_type::IPV6 => ipv6(frame, length, offloaded, &mut packet)?,
-        ether_type::VLAN | ether_type::QINQ | ether_type::MPLS => return Err(Reason::Tagged),
-        _ => return Err(Reason::NotIp),
-    };
-    transport(frame, at, &mut packet)?;
-    Ok(packet)
+/// A common packet's place in a conversation at an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plain {
+    /// Its conversation there.
+    pub key: HopKey,
+    /// Whether the sender is the key's `a`.
+    pub forward: bool,
+    /// As [`Packet::flags`].
+    pub flags: u16,
 }
 
-/// Addresses and protocol; gives where the transport header starts.
+/// Reads the common kinds: TCP or UDP behind an Ethernet and an IP header, options included, no
+/// fragment. `length` is the whole frame's length in bytes and `offloaded` says that it stands
+/// for several packets (its IP length may then be 0). `None` for everything else, malformed
+/// headers included: [`whole`] says what it is.
 #[inline(always)]
-fn ipv4<F: Frame>(
+pub fn plain<F: Frame>(
     frame: &F,
     length: usize,
     offloaded: bool,
-    packet: &mut Packet,
-) -> Result<usize, Reason> {
-    let ip: Ipv4Hdr = frame.read(EthHdr::LEN).ok_or(Reason::Truncated)?;
-    // The mask bounds the offset for the verifier: 0 to 60 in steps of 4.
-    let header = ((ip.vihl & 0x0f) as usize) << 2;
-    if ip.vihl >> 4 != 4 || header < Ipv4Hdr::LEN {
-        return Err(Reason::Malformed);
+    ifindex: u32,
+    egress: bool,
+) -> Option<Plain> {
+    let ethernet: EthHdr = frame.read(0)?;
+    match u16::from_be(ethernet.ether_type) {
+        ether_type::IPV4 => {
+            let ip: Ipv4Hdr = frame.read(EthHdr::LEN)?;
+            // The mask bounds the offset for the verifier: 0 to 60 in steps of 4.
+            let header = ((ip.vihl & 0x0f) as usize) << 2;
+            let fits = ipv4_fits(&ip, header, length - EthHdr::LEN, offloaded);
+            if !fits || u16::from_be_bytes(ip.frags) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0 {
+                return None;
+            }
+            let from = u32::from_ne_bytes(ip.src_addr);
+            let to = u32::from_ne_bytes(ip.dst_addr);
+            let (ports, flags) = ports(frame, EthHdr::LEN + header, ip.proto)?;
+            let forward = from < to || from == to && ports.0 <= ports.1;
+            let ((a, a_port), (b, b_port)) = if forward {
+                ((from, ports.0), (to, ports.1))
+            } else {
+                ((to, ports.1), (from, ports.0))
+            };
+            Some(Plain {
+                key: HopKey {
+                    a: [0, 0, MAPPED, a],
+                    b: [0, 0, MAPPED, b],
+                    a_port,
+                    b_port,
+                    ifindex,
+                    protocol: ip.proto,
+                    kind: Kind::Ports as u8,
+                    orientation: u8::from(forward == egress),
+                    reserved: 0,
+                },
+                forward,
+                flags,
+            })
+        }
+        ether_type::IPV6 => {
+            let ip: Ipv6Start = frame.read(EthHdr::LEN)?;
+            if !ipv6_fits(&ip, length.wrapping_sub(EthHdr::LEN), offloaded) {
+                return None;
+            }
+            let from: Address = frame.read(EthHdr::LEN + IPV6_SOURCE)?;
+            let to: Address = frame.read(EthHdr::LEN + IPV6_DESTINATION)?;
+            let protocol = ip[IPV6_NEXT];
+            let (ports, flags) = ports(frame, EthHdr::LEN + Ipv6Hdr::LEN, protocol)?;
+            let forward = ordered(&from, ports.0, &to, ports.1);
+            let ((a, a_port), (b, b_port)) = if forward {
+                ((from, ports.0), (to, ports.1))
+            } else {
+                ((to, ports.1), (from, ports.0))
+            };
+            Some(Plain {
+                key: HopKey {
+                    a,
+                    b,
+                    a_port,
+                    b_port,
+                    ifindex,
+                    protocol,
+                    kind: Kind::Ports as u8,
+                    orientation: u8::from(forward == egress),
+                    reserved: 0,
+                },
+                forward,
+                flags,
+            })
+        }
+        _ => None,
     }
+}
+
+/// Ports (source, destination) and flags of TCP and UDP; `None` for all else, and for a header
+/// that contradicts itself.
+#[inline(always)]
+fn ports<F: Frame>(frame: &F, at: usize, protocol: u8) -> Option<((u16, u16), u16)> {
+    match protocol {
+        protocol::TCP => tcp(&frame.read(at)?),
+        protocol::UDP => udp(&frame.read(at)?),
+        _ => None,
+    }
+}
+
+/// The first 8 bytes of an IPv6 header (RFC 8200 3); the addresses follow.
+type Ipv6Start = [u8; 8];
+/// Where the next header's number is in it.
+const IPV6_NEXT: usize = 6;
+/// Where the source address is in an IPv6 header.
+const IPV6_SOURCE: usize = 8;
+/// Where the destination address is.
+const IPV6_DESTINATION: usize = 24;
+
+/// Bit of the fragment field of IPv4 (RFC 791): more follow.
+const MORE_FRAGMENTS: u16 = 0x2000;
+/// Its 13 bits of offset in units of 8 bytes.
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+/// Whether an IPv4 header agrees with itself and with the `room` that it has.
+#[inline(always)]
+fn ipv4_fits(ip: &Ipv4Hdr, header: usize, room: usize, offloaded: bool) -> bool {
     let total = u16::from_be_bytes(ip.tot_len) as usize;
     // BIG TCP writes 0; every other IP length holds the header and fits the frame.
-    if !(total == 0 && offloaded) && (total < header || total > length - EthHdr::LEN) {
-        return Err(Reason::Malformed);
-    }
-    // RFC 791: 13 bits of offset in units of 8 bytes.
-    if u16::from_be_bytes(ip.frags) & 0x1fff != 0 {
-        return Err(Reason::Fragment);
-    }
-    packet.protocol = ip.proto;
-    packet.source = mapped(ip.src_addr);
-    packet.destination = mapped(ip.dst_addr);
-    Ok(EthHdr::LEN + header)
+    ip.vihl >> 4 == 4
+        && header >= Ipv4Hdr::LEN
+        && (total == 0 && offloaded || total >= header && total <= room)
 }
 
-/// As [`ipv4`].
+/// As [`ipv4_fits`].
 #[inline(always)]
-fn ipv6<F: Frame>(
-    frame: &F,
-    length: usize,
-    offloaded: bool,
-    packet: &mut Packet,
-) -> Result<usize, Reason> {
-    let ip: Ipv6Hdr = frame.read(EthHdr::LEN).ok_or(Reason::Truncated)?;
-    let payload = u16::from_be_bytes(ip.payload_len) as usize;
-    let room = length.wrapping_sub(EthHdr::LEN + Ipv6Hdr::LEN);
-    if ip.version() != 6 || (!(payload == 0 && offloaded) && payload > room) {
-        return Err(Reason::Malformed);
-    }
-    // Hop-by-hop, routing, fragment, AH, destination options (RFC 8200 4).
-    if matches!(ip.next_hdr, 0 | 43 | 44 | 51 | 60) {
-        return Err(Reason::Extension);
-    }
-    packet.protocol = ip.next_hdr;
-    packet.source = words(ip.src_addr);
-    packet.destination = words(ip.dst_addr);
-    Ok(EthHdr::LEN + Ipv6Hdr::LEN)
+fn ipv6_fits(ip: &Ipv6Start, room: usize, offloaded: bool) -> bool {
+    let payload = u16::from_be_bytes([ip[4], ip[5]]) as usize;
+    ip[0] >> 4 == 6 && (payload == 0 && offloaded || payload + Ipv6Hdr::LEN <= room)
 }
 
+/// A TCP header as far as the window.
+type TcpStart = [u8; 16];
+
+/// Ports (source, destination) and flags; `None` for a header that contradicts itself.
 #[inline(always)]
-fn words(bytes: [u8; 16]) -> Address {
-    let word =
-        |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    [word(0), word(4), word(8), word(12)]
+fn tcp(tcp: &TcpStart) -> Option<((u16, u16), u16)> {
+    // RFC 9293: the data offset counts words and is at least the fixed header.
+    if ((tcp[12] >> 4) as usize) << 2 < TcpHdr::LEN {
+        return None;
+    }
+    let mut flags = u16::from(tcp[13]);
+    // A reset has a window of 0 without meaning it.
+    if tcp[14] | tcp[15] == 0 && tcp[13] & tcp_flag::RST == 0 {
+        flags |= tcp_flag::ZERO_WINDOW;
+    }
+    let port = |at: usize| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
+    Some(((port(0), port(2)), flags))
 }
 
-/// Octets 12 and 13 of a TCP header as two bytes: data offset and flags.
-type TcpStart = [u8; 14];
-
+/// Ports (source, destination), and 0; `None` for a header that contradicts itself.
 #[inline(always)]
-fn transport<F: Frame>(frame: &F, at: usize, packet: &mut Packet) -> Result<(), Reason> {
-    match packet.protocol {
-        protocol::TCP => {
-            let tcp: TcpStart = frame.read(at).ok_or(Reason::Truncated)?;
-            // RFC 9293: the data offset counts words and is at least the fixed header.
-            if ((tcp[12] >> 4) as usize) << 2 < TcpHdr::LEN {
-                return Err(Reason::Malformed);
-            }
-            packet.source_port = u16::from_be_bytes([tcp[0], tcp[1]]);
-            packet.destination_port = u16::from_be_bytes([tcp[2], tcp[3]]);
-            packet.flags = tcp[13];
-        }
-        protocol::UDP => {
-            let udp: UdpHdr = frame.read(at).ok_or(Reason::Truncated)?;
-            let length = u16::from_be_bytes(udp.len) as usize;
-            // RFC 768; 0 is what jumbograms and large offloaded packets write.
-            if length != 0 && length < UdpHdr::LEN {
-                return Err(Reason::Malformed);
-            }
-            packet.source_port = u16::from_be_bytes(udp.src);
-            packet.destination_port = u16::from_be_bytes(udp.dst);
-        }
-        protocol::ICMP | protocol::ICMPV6 => {
-            let icmp: Icmpv4Hdr = frame.read(at).ok_or(Reason::Truncated)?;
-            // Echo request and reply: 8 and 0 (RFC 792), 128 and 129 (RFC 4443).
-            packet.echo = match (packet.protocol, icmp.type_) {
-                (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => Echo::Request,
-                (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => Echo::Reply,
-                _ => Echo::No,
-            };
-            let id = if packet.echo == Echo::No {
-                packet.kind = Kind::IcmpMessage;
-                u16::from_be_bytes([icmp.type_, icmp.code])
-            } else {
-                u16::from_be_bytes([icmp.data[0], icmp.data[1]])
-            };
-            packet.source_port = id;
-            packet.destination_port = id;
-        }
-        protocol::SCTP => {
-            let ports: [u8; 4] = frame.read(at).ok_or(Reason::Truncated)?;
-            packet.source_port = u16::from_be_bytes([ports[0], ports[1]]);
-            packet.destination_port = u16::from_be_bytes([ports[2], ports[3]]);
-        }
-        _ => {}
+fn udp(udp: &UdpHdr) -> Option<((u16, u16), u16)> {
+    let length = u16::from_be_bytes(udp.len) as usize;
+    // RFC 768; 0 is what jumbograms and large offloaded packets write.
+    if length != 0 && length < UdpHdr::LEN {
+        return None;
     }
-    Ok(())
+    Some((
+        (u16::from_be_bytes(udp.src), u16::from_be_bytes(udp.dst)),
+        0,
+    ))
 }

@@ -159,3 +159,25 @@ pub fn take<K: Pod, V: Pod + Default>(map: BorrowedFd<'_>, key: &K) -> io::Resul
         }),
     }
 }
+
+/// As [`take`], in two calls on kernels that need them: what is added in between is lost there.
+/// For what is no count of packets.
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub fn take_or_delete<K: Pod, V: Pod + Default>(
+    map: BorrowedFd<'_>,
+    key: &K,
+) -> io::Result<Option<V>> {
+    match take(map, key)? {
+        Taken::Entry(value) => Ok(Some(value)),
+        Taken::Missing => Ok(None),
+        Taken::Unsupported => {
+            let value = get(map, key)?;
+            let mut attr = element::<K, V>(map, key, std::ptr::null_mut());
+            found(bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr))?;
+            Ok(value)
+        }
+    }
+}

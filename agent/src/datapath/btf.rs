@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use bytes::Buf;
-use nodescope_ebpf::Offsets;
+use nodescope_ebpf::{Offsets, extra::SocketOffsets};
 
 /// Where the kernel shows its types.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -176,6 +176,26 @@ impl Btf {
         None
     }
 
+    /// What the kernel side needs to read a socket's tuple, and the segments in a buffer of it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no TCP.
+    pub fn sockets(&self) -> Result<SocketOffsets, Error> {
+        let common = |member: &str| self.offset("sock_common", member);
+        Ok(SocketOffsets {
+            family: common("skc_family")?,
+            destination: common("skc_daddr")?,
+            source: common("skc_rcv_saddr")?,
+            destination_port: common("skc_dport")?,
+            source_port: common("skc_num")?,
+            // Not there without CONFIG_IPV6.
+            destination6: common("skc_v6_daddr").unwrap_or(0),
+            source6: common("skc_v6_rcv_saddr").unwrap_or(0),
+            segments: self.offset("sk_buff", "cb")? + self.offset("tcp_skb_cb", "tcp_gso_segs")?,
+        })
+    }
+
     /// What the kernel side needs to read a packet's conntrack entry.
     ///
     /// # Errors
@@ -280,6 +300,8 @@ mod tests {
         assert_eq!(offsets.nfct % 8, 0);
         assert!(offsets.nfct > 0 && offsets.nfct < 512, "{offsets:?}");
         assert!(offsets.status > offsets.tuplehash, "{offsets:?}");
+        let sockets = Btf::running()?.sockets()?;
+        assert!(sockets.family > 0 && sockets.segments > 0, "{sockets:?}");
         Ok(())
     }
 }

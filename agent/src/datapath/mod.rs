@@ -9,6 +9,7 @@ mod payload;
 mod pods;
 mod preflight;
 mod programs;
+mod retransmits;
 mod ring;
 
 use std::io;
@@ -16,6 +17,7 @@ use std::os::fd::AsFd;
 
 use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, PerCpuHashMap};
 use aya::programs::SchedClassifier;
+use nodescope_ebpf::extra::{Extra, SocketOffsets};
 use nodescope_ebpf::{Counter, EventKind, HopKey, HopRecord, NatRecord, Reason, UnattributedKey};
 
 pub use attach::{Method, Side};
@@ -24,7 +26,7 @@ pub use payload::{Head, Heads, ProbeEnds, ProbePorts};
 pub use preflight::{PreflightItem, Verdict, preflight};
 pub use programs::Program;
 
-use pods::{CounterPod, Key, NatValue, OffsetsPod, Record, UnattributedPod};
+use pods::{CounterPod, ExtraPod, Key, NatValue, OffsetsPod, Record, SocketPod, UnattributedPod};
 
 /// Why the kernel side does not run.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +76,7 @@ const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nod
 const PROGRAMS: [&str; 4] = ["port_ingress", "host_ingress", "port_egress", "host_egress"];
 const HOPS: &str = "HOPS";
 const NAT: &str = "NAT";
+const EXTRA: &str = "EXTRA";
 const PORTS: &str = "PORTS";
 const UNATTRIBUTED: &str = "UNATTRIBUTED";
 const UNPLACED: &str = "UNPLACED";
@@ -87,6 +90,8 @@ pub struct Datapath {
     attached: attach::Attached,
     hops: MapData,
     nat: BpfHashMap<MapData, Key, NatValue>,
+    extra: MapData,
+    retransmits: retransmits::Retransmits,
     ports: BpfHashMap<MapData, u32, u32>,
     unattributed: PerCpuHashMap<MapData, UnattributedPod, CounterPod>,
     unplaced: PerCpuArray<MapData, CounterPod>,
@@ -105,18 +110,30 @@ impl Datapath {
     /// The kernel refuses them.
     pub fn load(settings: &Settings) -> Result<Self, Error> {
         lift_memlock();
-        let (offsets, nat_off) = match offsets(settings) {
+        let types = kernel_types();
+        let sockets = types
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|types| types.sockets().map_err(|error| error.to_string()));
+        let (offsets, nat_off) = match offsets(settings, types) {
             Ok(offsets) => (offsets, None),
             Err(why) => (nodescope_ebpf::Offsets::default(), Some(why)),
         };
         let offsets = OffsetsPod(offsets);
+        let known = SocketPod(
+            sockets
+                .as_ref()
+                .map_or(SocketOffsets::default(), |known| *known),
+        );
         let capacity = settings.max_connections.saturating_mul(HOPS_PER_CONNECTION);
         let mut ebpf = aya::EbpfLoader::new()
             // Without relocations against the kernel's types its BTF need not be parsed.
             .btf(None)
             .override_global("OFFSETS", &offsets, true)
+            .override_global("SOCKET", &known, true)
             .map_max_entries(HOPS, capacity)
             .map_max_entries(NAT, capacity / 2)
+            .map_max_entries(EXTRA, (capacity / 8).max(1024))
             .load(OBJECT)
             .map_err(|error| Error::Load(chain(&error)))?;
         for name in PROGRAMS {
@@ -131,10 +148,16 @@ impl Datapath {
             Some(aya::maps::Map::HashMap(data)) => data,
             _ => return Err(Error::Incomplete(HOPS)),
         };
+        let extra = match ebpf.take_map(EXTRA) {
+            Some(aya::maps::Map::HashMap(data)) => data,
+            _ => return Err(Error::Incomplete(EXTRA)),
+        };
         Ok(Self {
             attached: attach::Attached::new(settings.method.unwrap_or_else(Method::of_this_kernel)),
             hops,
             nat: typed(&mut ebpf, NAT)?,
+            extra,
+            retransmits: retransmits::Retransmits::start(&mut ebpf, &sockets)?,
             ports: typed(&mut ebpf, PORTS)?,
             unattributed: typed(&mut ebpf, UNATTRIBUTED)?,
             unplaced: typed(&mut ebpf, UNPLACED)?,
@@ -234,6 +257,14 @@ impl Datapath {
         self.nat.get(&Key(*key), 0).ok().map(|value| value.0)
     }
 
+    /// What a record has that few have, when it says so.
+    pub fn extra(&self, key: &HopKey) -> Option<Extra> {
+        batch::get::<Key, ExtraPod>(self.extra.fd().as_fd(), &Key(*key))
+            .ok()
+            .flatten()
+            .map(|extra| extra.0)
+    }
+
     /// Takes a record out and gives its last state.
     ///
     /// # Errors
@@ -249,6 +280,17 @@ impl Datapath {
         // Not there for most: only translated ones have one.
         let _ = self.nat.remove(&Key(*key));
         Ok(taken)
+    }
+
+    /// Takes out what a record has that few have.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn take_extra(&mut self, key: &HopKey) -> Result<Option<Extra>, Error> {
+        let taken = batch::take_or_delete::<Key, ExtraPod>(self.extra.fd().as_fd(), &Key(*key))
+            .map_err(|source| Error::Map { map: EXTRA, source })?;
+        Ok(taken.map(|extra| extra.0))
     }
 
     /// Packets in no record, by hook and reason: sums over all CPUs, since the load.
@@ -349,16 +391,22 @@ impl Datapath {
 }
 
 /// What the kernel side needs to read a packet's conntrack entry, or why it cannot.
-fn offsets(settings: &Settings) -> Result<nodescope_ebpf::Offsets, String> {
+fn offsets(
+    settings: &Settings,
+    types: Result<btf::Btf, String>,
+) -> Result<nodescope_ebpf::Offsets, String> {
     if !settings.nat {
         return Err("switched off by --nat-source".to_owned());
     }
+    types?.conntrack().map_err(|error| error.to_string())
+}
+
+/// The running kernel's types, where the agent may use them: to read its memory by.
+fn kernel_types() -> Result<btf::Btf, String> {
     if !capability::may_read_kernel() {
         return Err("CAP_PERFMON is missing, needed to read the kernel's memory".to_owned());
     }
-    btf::Btf::running()
-        .and_then(|btf| btf.conntrack())
-        .map_err(|error| error.to_string())
+    btf::Btf::running().map_err(|error| error.to_string())
 }
 
 fn typed<M: TryFrom<aya::maps::Map>>(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<M, Error> {

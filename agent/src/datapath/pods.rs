@@ -1,7 +1,10 @@
 //! The contract's types under names that aya may copy as bytes.
 
 use aya::Pod;
-use nodescope_ebpf::{Counter, HopKey, HopRecord, NatRecord, Offsets, ProbeKey, UnattributedKey};
+use nodescope_ebpf::extra::{Extra, SocketOffsets};
+use nodescope_ebpf::{
+    Counter, HopKey, HopRecord, NatRecord, NatTuple, Offsets, ProbeKey, UnattributedKey,
+};
 
 macro_rules! pod {
     ($($(#[$doc:meta])* $name:ident($inner:ty);)*) => {$(
@@ -23,6 +26,10 @@ pod! {
     Record(HopRecord);
     /// Value of `NAT`.
     NatValue(NatRecord);
+    /// Value of `EXTRA`.
+    ExtraPod(Extra);
+    /// Key of `RETRANSMITS`.
+    TuplePod(NatTuple);
     /// Key of `UNATTRIBUTED`.
     UnattributedPod(UnattributedKey);
     /// Value of `UNATTRIBUTED` and `UNPLACED`.
@@ -31,4 +38,6 @@ pod! {
     ProbePod(ProbeKey);
     /// The read-only global `OFFSETS`.
     OffsetsPod(Offsets);
+    /// The read-only global `SOCKET`.
+    SocketPod(SocketOffsets);
 }

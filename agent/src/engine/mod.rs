@@ -11,7 +11,9 @@ use std::time::Duration;
 use nodescope_ebpf::{HopKey, HopRecord, NatState};
 
 use crate::datapath::{self, Datapath};
-use crate::flow::{self, Counts, Event, Flow, Gain, Interfaces, Moment, Timeouts, Tracker};
+use crate::flow::{
+    self, Counts, Event, Flow, Gain, Interfaces, Moment, Retransmits, Timeouts, Tracker,
+};
 use crate::node::InterfaceFilter;
 
 pub use run::{Intervals, run};
@@ -39,6 +41,7 @@ pub struct Engine {
     settings: Settings,
     datapath: Datapath,
     tracker: Tracker,
+    retransmits: Retransmits,
     interfaces: Interfaces,
     /// Attributed packets and bytes by interface: ingress, egress.
     hooks: HashMap<u32, (Counts, Counts)>,
@@ -73,6 +76,7 @@ impl Engine {
             .map_or(0, |since| since.as_secs());
         Ok(Self {
             tracker: Tracker::new(seconds << 24),
+            retransmits: Retransmits::default(),
             datapath,
             settings,
             interfaces: Interfaces::new(),
@@ -117,8 +121,25 @@ impl Engine {
         for (key, record) in &news {
             self.observe(key, record, now);
         }
+        self.resent();
         self.drain.entries = entries;
         self.drain.durations.push(start.elapsed());
+    }
+
+    /// Looks at what sockets sent again, after the records of their connections.
+    fn resent(&mut self) {
+        let result = self.datapath.retransmits().and_then(|all| {
+            for socket in self.retransmits.observe(&all, &mut self.tracker) {
+                let last = self.datapath.take_retransmits(&socket)?;
+                self.retransmits
+                    .taken(&socket, last.unwrap_or_default(), &mut self.tracker);
+            }
+            Ok(())
+        });
+        if let Err(error) = result {
+            self.drain.failures += 1;
+            tracing::warn!(%error, "reading retransmissions");
+        }
     }
 
     fn observe(&mut self, key: &HopKey, record: &HopRecord, now: Moment) {
@@ -126,9 +147,17 @@ impl Engine {
             && self.tracker.needs_nat(key, record))
         .then(|| self.datapath.nat(key))
         .flatten();
+        let extra = self
+            .tracker
+            .needs_extra(key, record)
+            .then(|| self.datapath.extra(key))
+            .flatten();
         let (gain, _) = self
             .tracker
             .observe(key, record, nat.as_ref(), now.monotonic_ns);
+        if let Some(extra) = extra {
+            self.tracker.describe(key, extra);
+        }
         self.gain(key.ifindex, gain);
     }
 
@@ -144,6 +173,17 @@ impl Engine {
             Ok(Some(record)) => {
                 if self.tracker.is_news(key, &record) {
                     self.observe(key, &record, now);
+                }
+                if record.extra != 0 {
+                    match self.datapath.take_extra(key) {
+                        Ok(Some(extra)) => self.tracker.describe(key, extra),
+                        // It found no room.
+                        Ok(None) => {}
+                        Err(error) => {
+                            self.drain.failures += 1;
+                            tracing::warn!(%error, "taking out what few records have");
+                        }
+                    }
                 }
             }
             Ok(None) => {}

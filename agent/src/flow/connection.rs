@@ -1,8 +1,8 @@
 //! One connection on this node: the hops that belong to it and what they add up to.
 
-use nodescope_ebpf::{HopKey, HopRecord, packet::tcp_flag};
+use nodescope_ebpf::{HopKey, HopRecord, extra::Extra, packet::tcp_flag};
 
-use super::model::{Counts, Direction, Protocol, Tcp, TcpState, Tuple};
+use super::model::{Counts, Direction, End, Protocol, Tcp, TcpState, Tuple};
 use super::tuple::Conversation;
 
 /// What one hook pair saw of the connection.
@@ -16,6 +16,8 @@ pub struct HopState {
     pub ba: Counts,
     /// The newest record of the kernel's: times, flags.
     pub record: HopRecord,
+    /// What few hops have.
+    pub extra: Option<Box<Extra>>,
 }
 
 /// A connection's translation, once a hook has shown it.
@@ -54,6 +56,8 @@ pub struct Connection {
     pub dirty: bool,
     /// Totals of the last record.
     pub reported: (Counts, Counts),
+    /// Segments sent again by the initiator's socket and by the other end's.
+    pub retransmits: (u64, u64),
 }
 
 impl Connection {
@@ -100,13 +104,42 @@ impl Connection {
         }
     }
 
-    /// The initiator's counts and the answer's at a hop.
+    /// The initiator's counts and the answer's at a hop. ICMP errors are neither's.
     pub fn counts(&self, hop: &HopState) -> (Counts, Counts) {
+        let [from_a, from_b] = hop.errors();
+        let (ab, ba) = (hop.ab - from_a, hop.ba - from_b);
         if self.initiator_is_a(hop) {
-            (hop.ab, hop.ba)
+            (ab, ba)
         } else {
-            (hop.ba, hop.ab)
+            (ba, ab)
         }
+    }
+
+    /// ICMP errors at a hop: to the initiator, and to the other end.
+    pub fn errors(&self, hop: &HopState) -> (Counts, Counts) {
+        let [from_a, from_b] = hop.errors();
+        if self.initiator_is_a(hop) {
+            (from_b, from_a)
+        } else {
+            (from_a, from_b)
+        }
+    }
+
+    /// Who sent the first RST, as the first hop that saw one says.
+    fn reset_by(&self) -> Option<End> {
+        self.hops.iter().find_map(|hop| {
+            let by_a = match (hop.record.ab_rst, hop.record.ba_rst) {
+                (0, 0) => return None,
+                (1, _) => true,
+                (2, 1) | (0, _) => false,
+                (_, _) => true,
+            };
+            Some(if by_a == self.initiator_is_a(hop) {
+                End::Initiator
+            } else {
+                End::Responder
+            })
+        })
     }
 
     /// TCP flags of the initiator and of the answer: the union over all hops.
@@ -128,7 +161,9 @@ impl Connection {
         }
         let (forward, reply) = self.flags();
         let syn = tcp_flag::SYN;
-        let state = if (forward | reply) & tcp_flag::RST != 0 {
+        let state = if forward & syn != 0 && reply & syn == 0 && reply & tcp_flag::RST != 0 {
+            TcpState::Refused
+        } else if (forward | reply) & tcp_flag::RST != 0 {
             TcpState::Reset
         } else if forward & reply & tcp_flag::FIN != 0 {
             TcpState::Closed
@@ -146,12 +181,16 @@ impl Connection {
             handshake_rtt: None,
             forward_flags: forward,
             reply_flags: reply,
+            reset_by: self.reset_by(),
+            retransmits: self.retransmits,
+            zero_windows: self.zero_windows(),
         })
     }
 
     /// Whether both sides have finished, or one has reset.
     pub fn over(&self) -> bool {
+        use TcpState::{Closed, Refused, Reset};
         self.tcp()
-            .is_some_and(|tcp| matches!(tcp.state, TcpState::Closed | TcpState::Reset))
+            .is_some_and(|tcp| matches!(tcp.state, Closed | Reset | Refused))
     }
 }

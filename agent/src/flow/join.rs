@@ -4,7 +4,7 @@ use nodescope_ebpf::{HopKey, HopRecord, NatRecord, NatState};
 
 use super::connection::{Connection, Translation};
 use super::model::Tuple;
-use super::tracker::{Tracker, add};
+use super::tracker::{Tracker, add, describe};
 use super::tuple::{Conversation, translation};
 
 impl Tracker {
@@ -121,6 +121,7 @@ impl Tracker {
                 opened: false,
                 dirty: true,
                 reported: Default::default(),
+                retransmits: (0, 0),
             },
         );
         self.unopened.push(id);
@@ -153,8 +154,11 @@ impl Tracker {
             connection.first_ns = connection.first_ns.min(old.first_ns);
             // What was said of the one is said of the other.
             connection.opened |= old.opened;
+            connection.retransmits.0 += old.retransmits.0;
+            connection.retransmits.1 += old.retransmits.1;
             for hop in old.hops {
                 add(connection, &hop.key, &hop.record, hop.ab, hop.ba);
+                describe(connection, &hop.key, hop.extra);
             }
         }
     }
@@ -173,6 +177,7 @@ impl Tracker {
             let empty = old.hops.is_empty();
             if let Some(connection) = self.connections.get_mut(&to) {
                 add(connection, &hop.key, &hop.record, hop.ab, hop.ba);
+                describe(connection, &hop.key, hop.extra);
             }
             if empty {
                 self.remove(from);

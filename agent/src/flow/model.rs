@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::identity::{Identity, ObjectName};
+use super::notes::Notes;
 use super::probe::Probe;
 
 /// IP protocol number (IANA "Assigned Internet Protocol Numbers").
@@ -199,11 +200,16 @@ pub struct Hop {
     pub pod: Option<ObjectName>,
     /// The direction in which the initiator's packets cross it.
     pub direction: Direction,
+    /// VLANs of the frames here, the outer first.
+    pub vlans: Vec<u16>,
     /// Initiator's packets, since the start; `None` for a bridge that forwarded the frames
     /// between its ports, which pass no hook of the bridge itself.
     pub forward: Option<Counts>,
     /// The answer's packets, since the start; `None` as for `forward`.
     pub reply: Option<Counts>,
+    /// ICMP errors about the connection, which are in neither of the two: those on their way to
+    /// the initiator and to the other end.
+    pub errors: (Counts, Counts),
     /// The initiator's tuple here, where it differs from the original.
     pub tuple: Option<Tuple>,
 }
@@ -325,6 +331,17 @@ pub enum TcpState {
     Closed,
     /// One side sent RST.
     Reset,
+    /// The SYN was answered by RST.
+    Refused,
+}
+
+/// An end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// Who opened it.
+    Initiator,
+    /// The other one.
+    Responder,
 }
 
 /// What the TCP headers of a connection said.
@@ -338,6 +355,13 @@ pub struct Tcp {
     pub forward_flags: u8,
     /// Union of the answer's flags.
     pub reply_flags: u8,
+    /// Who sent the first RST.
+    pub reset_by: Option<End>,
+    /// Segments sent again by the initiator's socket and by the other end's, as far as the socket
+    /// is on this machine.
+    pub retransmits: (u64, u64),
+    /// Segments other than resets with a window of 0: the initiator's and the answer's.
+    pub zero_windows: (u64, u64),
 }
 
 /// One record about one connection on one node.
@@ -392,4 +416,6 @@ pub struct Flow {
     pub hops: Vec<Hop>,
     /// What it says of a health probe, when it is one.
     pub probe: Option<Probe>,
+    /// What few connections have.
+    pub notes: Notes,
 }

@@ -99,6 +99,7 @@ pub fn flow(
         remote_sees: far.source,
         hops,
         probe: None,
+        notes: connection.notes(),
     }
 }
 
@@ -166,6 +167,7 @@ fn hops(connection: &Connection, ordered: &[&HopState], interfaces: &Interfaces)
     for state in ordered {
         let direction = connection.direction(state);
         let (forward, reply) = connection.counts(state);
+        let errors = connection.errors(state);
         let here = Conversation::of_key(&state.key).directed(connection.initiator_is_a(state));
         let tuple = (here != connection.tuple).then_some(here);
         // An interface may see one tuple on the way there and another on the way back: a bridge
@@ -179,6 +181,8 @@ fn hops(connection: &Connection, ordered: &[&HopState], interfaces: &Interfaces)
             }
             add(&mut hop.forward, forward);
             add(&mut hop.reply, reply);
+            hop.errors.0 += errors.0;
+            hop.errors.1 += errors.1;
             continue;
         }
         let info = interfaces.get(&state.key.ifindex);
@@ -191,8 +195,10 @@ fn hops(connection: &Connection, ordered: &[&HopState], interfaces: &Interfaces)
             role: info.map_or(Role::Other, |info| info.role),
             pod: None,
             direction,
+            vlans: state.vlans(),
             forward: Some(forward),
             reply: Some(reply),
+            errors,
             tuple,
         });
     }
@@ -224,8 +230,10 @@ fn insert_bridge(hops: &mut Vec<Hop>, interfaces: &Interfaces) {
             role: Role::Bridge,
             pod: None,
             direction: Direction::Ingress,
+            vlans: Vec::new(),
             forward: None,
             reply: None,
+            errors: Default::default(),
             tuple: None,
         };
         hops.insert(at, hop);

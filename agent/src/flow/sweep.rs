@@ -2,7 +2,7 @@
 
 use nodescope_ebpf::{HopKey, NatState};
 
-use super::model::Protocol;
+use super::model::{Protocol, TcpState};
 use super::tracker::Tracker;
 
 /// How long connections are kept without traffic, in nanoseconds.
@@ -10,6 +10,8 @@ use super::tracker::Tracker;
 pub struct Timeouts {
     /// TCP that has not ended.
     pub tcp: u64,
+    /// TCP whose SYN has no answer: longer than a client waits before it asks again.
+    pub unanswered: u64,
     /// Everything else.
     pub other: u64,
     /// After the end of a TCP connection: for its last packets.
@@ -25,6 +27,8 @@ impl Default for Timeouts {
         const SECOND: u64 = 1_000_000_000;
         Self {
             tcp: 600 * SECOND,
+            // nf_conntrack_tcp_timeout_syn_sent (net/netfilter/nf_conntrack_proto_tcp.c).
+            unanswered: 120 * SECOND,
             other: 60 * SECOND,
             linger: SECOND,
             translated: 25 * SECOND,
@@ -47,10 +51,10 @@ impl Tracker {
         let mut sweep = Sweep::default();
         for connection in self.connections.values() {
             let idle = now_ns.saturating_sub(connection.changed_ns);
-            let limit = if connection.tuple.protocol == Protocol::TCP {
-                timeouts.tcp
-            } else {
-                timeouts.other
+            let limit = match connection.tcp().map(|tcp| tcp.state) {
+                Some(TcpState::SynSent) => timeouts.unanswered.min(timeouts.tcp),
+                Some(_) => timeouts.tcp,
+                None => timeouts.other,
             };
             if connection.ended_ns.is_some() && idle >= timeouts.linger || idle >= limit {
                 sweep.closed.push(connection.id);

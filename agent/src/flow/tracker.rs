@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use nodescope_ebpf::{HopKey, HopRecord, NatRecord};
+use nodescope_ebpf::{HopKey, HopRecord, NatRecord, extra::Extra};
 
 use super::connection::{Connection, HopState};
 use super::model::Counts;
@@ -89,6 +89,27 @@ impl Tracker {
                 || known.record.first_ns != record.first_ns
                 || known.record.incarnation != record.incarnation
         })
+    }
+
+    /// Whether what few records have is yet to be read, or has changed.
+    pub fn needs_extra(&self, key: &HopKey, record: &HopRecord) -> bool {
+        record.extra != 0
+            && self
+                .known
+                .get(key)
+                .is_none_or(|known| known.record.extra != record.extra)
+    }
+
+    /// Takes in what few records have, after the record itself. Read after it, it may be newer,
+    /// and never older.
+    pub fn describe(&mut self, key: &HopKey, extra: Extra) {
+        let connection = self
+            .known
+            .get(key)
+            .and_then(|known| self.connections.get_mut(&known.connection));
+        if let Some(connection) = connection {
+            describe(connection, key, Some(Box::new(extra)));
+        }
     }
 
     /// Takes in a record as it is now. `nat` is its conntrack entry where the record says that
@@ -232,6 +253,7 @@ pub(super) fn add(
                 ab: Counts::default(),
                 ba: Counts::default(),
                 record: *record,
+                extra: None,
             });
             let last = connection.hops.len() - 1;
             &mut connection.hops[last]
@@ -240,4 +262,14 @@ pub(super) fn add(
     hop.ab += ab;
     hop.ba += ba;
     hop.record = *record;
+}
+
+/// Says of a hop what few have; what was known stays where there is nothing new.
+pub(super) fn describe(connection: &mut Connection, key: &HopKey, extra: Option<Box<Extra>>) {
+    let hop = connection.hops.iter_mut().find(|hop| hop.key == *key);
+    if let Some(hop) = hop
+        && extra.is_some()
+    {
+        hop.extra = extra;
+    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::flow::{
     Class, Counts, Direction, Event, Expected, Flow, Hop, Identity, Nat, NatCause, NatKind,
-    NatSource, Node, ObjectName, Pod, Protocol, Role, Scope, Tcp, TcpState, Traffic, Tuple,
+    NatSource, Node, Notes, ObjectName, Pod, Protocol, Role, Scope, Tcp, TcpState, Traffic, Tuple,
     Workload,
 };
 use crate::sink::observer::structs;
@@ -79,6 +79,8 @@ fn hop(interface: &str, role: Role, direction: Direction) -> Hop {
             packets: 4,
             bytes: 400,
         }),
+        vlans: Vec::new(),
+        errors: Default::default(),
         tuple: None,
     }
 }
@@ -111,6 +113,7 @@ pub fn pod_to_pod() -> Flow {
             handshake_rtt: Some(Duration::from_micros(1500)),
             forward_flags: 0x13,
             reply_flags: 0x12,
+            ..Tcp::default()
         }),
         echo_rtt: None,
         icmp_message: None,
@@ -129,6 +132,7 @@ pub fn pod_to_pod() -> Flow {
             hop("eth0", Role::Uplink, Direction::Egress),
         ],
         probe: None,
+        notes: Notes::default(),
     }
 }
 

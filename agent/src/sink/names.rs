@@ -1,7 +1,7 @@
 //! The words that records, metrics and filters use for what a flow says.
 
 use crate::flow::{
-    Class, Direction, Event, Expected, NatCause, NatKind, NatSource, Role, Scope, TcpState,
+    Class, Direction, End, Event, Expected, NatCause, NatKind, NatSource, Role, Scope, TcpState,
 };
 
 /// Every class with its word, in the order of [`Class`].
@@ -125,6 +125,15 @@ pub fn tcp_state(state: TcpState) -> &'static str {
         TcpState::HalfClosed => "half-closed",
         TcpState::Closed => "closed",
         TcpState::Reset => "reset",
+        TcpState::Refused => "refused",
+    }
+}
+
+/// Name of an end of a connection.
+pub fn end(end: End) -> &'static str {
+    match end {
+        End::Initiator => "initiator",
+        End::Responder => "responder",
     }
 }
 

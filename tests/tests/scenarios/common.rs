@@ -159,8 +159,17 @@ impl Hop {
 
     /// Packets and bytes of the interface's ingress and of its egress.
     pub fn both_ways(&self) -> Option<[(u64, u64); 2]> {
+        self.ways(&self.0)
+    }
+
+    /// ICMP errors about the connection, in the form of [`Hop::both_ways`].
+    pub fn errors(&self) -> [(u64, u64); 2] {
+        self.ways(&self.0["icmp_errors"]).unwrap_or_default()
+    }
+
+    fn ways(&self, counts: &Value) -> Option<[(u64, u64); 2]> {
         let pair =
-            |packets: &str, bytes: &str| Some((number(&self.0[packets])?, number(&self.0[bytes])?));
+            |packets: &str, bytes: &str| Some((number(&counts[packets])?, number(&counts[bytes])?));
         let forward = pair("packets", "bytes")?;
         let reply = pair("reply_packets", "reply_bytes")?;
         Some(if self.is_ingress() {

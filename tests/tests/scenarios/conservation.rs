@@ -163,6 +163,12 @@ fn records_and_unattributed_are_what_the_interfaces_counted() -> Result<()> {
             let Some([ingress, egress]) = crate::common::Hop(hop.clone()).both_ways() else {
                 continue;
             };
+            // ICMP errors are in neither direction's traffic.
+            let errors = crate::common::Hop(hop.clone()).errors();
+            let [ingress, egress] = [
+                (ingress.0 + errors[0].0, ingress.1 + errors[0].1),
+                (egress.0 + errors[1].0, egress.1 + errors[1].1),
+            ];
             let sum = sums.entry(interface.to_owned()).or_default();
             for (at, value) in [ingress.0, ingress.1, egress.0, egress.1]
                 .iter()

@@ -21,8 +21,10 @@ fn hop(role: Role, direction: Direction) -> Hop {
         role,
         pod: None,
         direction,
+        vlans: Vec::new(),
         forward: None,
         reply: None,
+        errors: Default::default(),
         tuple: None,
     }
 }
@@ -87,6 +89,7 @@ fn flow(
         remote_sees: translated.source,
         hops,
         probe: None,
+        notes: Default::default(),
     })
 }
 

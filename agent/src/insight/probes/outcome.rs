@@ -104,7 +104,7 @@ pub fn outcome(seen: &Seen<'_>) -> Option<Outcome> {
     // Whoever acknowledges was answered, seen or not.
     let answered =
         seen.tcp.reply_flags & tcp_flag::SYN != 0 || seen.tcp.forward_flags & tcp_flag::ACK != 0;
-    let reset = seen.tcp.state == TcpState::Reset;
+    let reset = matches!(seen.tcp.state, TcpState::Reset | TcpState::Refused);
     if !answered {
         if reset && seen.tcp.reply_flags & tcp_flag::RST != 0 {
             return Some(Outcome::new(Failure, ProbeStatus::Refused, None));

@@ -14,6 +14,7 @@ fn tcp(state: TcpState, forward_flags: u8, reply_flags: u8) -> Tcp {
         handshake_rtt: Some(Duration::from_millis(1)),
         forward_flags,
         reply_flags,
+        ..Tcp::default()
     }
 }
 

@@ -71,6 +71,7 @@ fn flow(from: [u8; 4], port: u16, to: ([u8; 4], u16), second: u64, event: Event)
         handshake_rtt: Some(Duration::from_millis(1)),
         forward_flags: tcp_flag::SYN | tcp_flag::ACK | tcp_flag::FIN,
         reply_flags: tcp_flag::SYN | tcp_flag::ACK | tcp_flag::FIN,
+        ..Tcp::default()
     });
     flow
 }

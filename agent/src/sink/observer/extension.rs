@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use prost_types::{Any, Timestamp, Value};
 
+use super::notes;
 use super::structs::{Fields, IntoValue as _, number, pack, put, text};
 use crate::flow::{Flow, Hop, Probe, ProbeStatus, Tcp, Traffic, Tuple};
 use crate::sink::names;
@@ -56,6 +57,7 @@ pub fn of(flow: &Flow) -> Any {
     if let Some(of) = &flow.probe {
         put(&mut fields, "probe", probe(of));
     }
+    notes::add(&mut fields, flow);
     pack(fields)
 }
 
@@ -93,7 +95,7 @@ fn probe(probe: &Probe) -> Fields {
     clippy::cast_precision_loss,
     reason = "a Struct has no other numbers; exact to 2^53"
 )]
-fn count(number: u64) -> f64 {
+pub(super) fn count(number: u64) -> f64 {
     number as f64
 }
 
@@ -121,6 +123,17 @@ fn tcp(tcp: &Tcp) -> Fields {
         put(&mut fields, "handshake_rtt_seconds", seconds(rtt));
     }
     put(&mut fields, "flags", flags);
+    if let Some(end) = tcp.reset_by {
+        put(&mut fields, "reset_by", names::end(end));
+    }
+    let (forward, reply) = tcp.retransmits;
+    put(&mut fields, "retransmits", count(forward + reply));
+    if forward + reply > 0 {
+        put(&mut fields, "retransmitted", notes::both(tcp.retransmits));
+    }
+    if tcp.zero_windows != (0, 0) {
+        put(&mut fields, "zero_windows", notes::both(tcp.zero_windows));
+    }
     fields
 }
 
@@ -153,7 +166,7 @@ fn nat(flow: &Flow) -> Fields {
     fields
 }
 
-fn tuple(tuple: &Tuple) -> Fields {
+pub(super) fn tuple(tuple: &Tuple) -> Fields {
     let mut fields = Fields::new();
     put(&mut fields, "src", tuple.source.ip().to_string());
     put(&mut fields, "sport", f64::from(tuple.source.port()));
@@ -189,6 +202,7 @@ fn hop(hop: &Hop) -> Value {
     if let Some(there) = &hop.tuple {
         put(&mut fields, "tuple", tuple(there));
     }
+    notes::add_to_hop(&mut fields, hop);
     fields.into_value()
 }
 

@@ -6,6 +6,7 @@ pub mod filter;
 pub mod identity;
 mod insights;
 mod nat;
+mod notes;
 mod probes;
 pub mod ring;
 pub mod select;

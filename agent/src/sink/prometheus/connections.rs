@@ -26,6 +26,8 @@ pub(super) enum News {
     Reset,
     /// It ended without an answer to the SYN.
     Unanswered,
+    /// So many segments were sent again.
+    Retransmits(u64),
     /// Its translation is known.
     Translation,
     /// The service that it was made to is known, and so is its translation.
@@ -40,6 +42,7 @@ struct Counted {
     class: Class,
     handshake: bool,
     reset: bool,
+    retransmits: u64,
     translation: bool,
     service: bool,
     mismatch: bool,
@@ -77,7 +80,13 @@ impl Connections {
                 counted.handshake = true;
                 news.push(News::Handshake(time));
             }
-            if tcp.state == TcpState::Reset && !counted.reset {
+            let segments = tcp.retransmits.0 + tcp.retransmits.1;
+            if segments > counted.retransmits {
+                news.push(News::Retransmits(segments - counted.retransmits));
+                counted.retransmits = segments;
+            }
+            let reset = matches!(tcp.state, TcpState::Reset | TcpState::Refused);
+            if reset && !counted.reset {
                 counted.reset = true;
                 news.push(News::Reset);
             }

@@ -29,6 +29,7 @@ pub(super) struct FlowMetrics {
     handshake: Histogram,
     resets: IntCounter,
     unanswered: IntCounter,
+    retransmits: IntCounter,
     nat: IntCounterVec,
     mismatches: IntCounter,
     connections: Connections,
@@ -83,12 +84,17 @@ impl FlowMetrics {
             resets: family::counter(
                 registry,
                 "tcp_resets_total",
-                "TCP connections that one side reset.",
+                "TCP connections that one side reset or refused.",
             )?,
             unanswered: family::counter(
                 registry,
                 "tcp_unanswered_total",
                 "TCP connections that ended without an answer to the SYN.",
+            )?,
+            retransmits: family::counter(
+                registry,
+                "tcp_retransmits_total",
+                "TCP segments that sockets of this node sent again.",
             )?,
             nat: family::counters(
                 registry,
@@ -135,6 +141,7 @@ impl FlowMetrics {
             News::Handshake(time) => self.handshake.observe(time.as_secs_f64()),
             News::Reset => self.resets.inc(),
             News::Unanswered => self.unanswered.inc(),
+            News::Retransmits(segments) => self.retransmits.inc_by(segments),
             News::Mismatch => self.mismatches.inc(),
             News::Translation => {
                 let nat = &flow.nat;
