@@ -7,6 +7,7 @@ mod check_route;
 mod completion;
 mod failure;
 mod filters;
+mod fit;
 mod input;
 mod live;
 mod nat;

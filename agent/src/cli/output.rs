@@ -4,6 +4,7 @@ use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 
 use clap::ValueEnum;
 
+use super::fit;
 use super::row::{Row, Tone};
 use super::table::Table;
 use super::time;
@@ -32,12 +33,22 @@ pub struct Output {
     colour: bool,
     table: Table,
     headed: bool,
+    /// Columns of the terminal; none where the output is no terminal, and nothing is cut.
+    width: Option<usize>,
+    /// Places of the columns that are shown, once the header was.
+    kept: Vec<usize>,
     text: Vec<u8>,
 }
 
 /// Whether standard output is a terminal that is to show colour (no-color.org).
 pub fn colour() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Columns of the terminal that standard output is.
+fn terminal_width() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+    Some(usize::from(width.0)).filter(|width| *width > 0)
 }
 
 impl Output {
@@ -49,6 +60,8 @@ impl Output {
             colour: colour(),
             table: Table::default(),
             headed: false,
+            width: terminal_width(),
+            kept: Vec::new(),
             text: Vec::new(),
         }
     }
@@ -106,15 +119,39 @@ impl Output {
         for row in &rows {
             self.table.fit(&row.cells(wide));
         }
+        let header = Row::header(wide);
+        self.table.fit(header);
+        let mut lines = Table::default();
         if !std::mem::replace(&mut self.headed, true) {
-            let header = self.table.line(Row::header(wide));
-            self.line(&header, Tone::Header)?;
+            let all = || (0..header.len()).collect();
+            let natural = self.table.widths();
+            let fitting = self.width.map(|width| fit::choose(header, natural, width));
+            self.kept = fitting.unwrap_or_else(all);
+            let line = self.cut(&mut lines, header);
+            self.line(&line, Tone::Header)?;
         }
         for row in &rows {
-            let line = self.table.line(&row.cells(wide));
+            let line = self.cut(&mut lines, &row.cells(wide));
             self.line(&line, row.tone)?;
         }
         Ok(())
+    }
+
+    /// A line of the columns that are shown, names shortened to what the terminal has room for.
+    fn cut(&self, lines: &mut Table, cells: &[&str]) -> String {
+        let natural = self.table.widths();
+        let header = Row::header(cells.len() > Row::header(false).len());
+        let widths = match self.width {
+            Some(width) => fit::widths(header, natural, &self.kept, width),
+            None => self.kept.iter().map(|place| natural[*place]).collect(),
+        };
+        let blank: Vec<String> = widths.iter().map(|width| " ".repeat(*width)).collect();
+        lines.fit(&blank);
+        let shown = self.kept.iter().zip(&widths);
+        let shown: Vec<_> = shown
+            .map(|(place, width)| fit::shorten(cells[*place], *width))
+            .collect();
+        lines.line(&shown)
     }
 
     fn line(&mut self, line: &str, tone: Tone) -> io::Result<()> {

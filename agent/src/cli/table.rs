@@ -16,6 +16,11 @@ impl Table {
         }
     }
 
+    /// Widths of the columns until now, in characters.
+    pub fn widths(&self) -> &[usize] {
+        &self.widths
+    }
+
     /// A row as a line, without a line end.
     pub fn line<S: AsRef<str>>(&mut self, cells: &[S]) -> String {
         self.fit(cells);
