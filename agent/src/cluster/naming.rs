@@ -10,7 +10,14 @@ use super::local::Local;
 /// `destination_service`, `crossed_load_balancer`, `class`, `scope`, `nat.cause` and the hops'
 /// `pod`.
 pub fn name(flow: &mut Flow, inventory: &Inventory, local: &Local) {
-    let at = flow.time;
+    // A TCP connection is with whoever had the address when it began: its last records come when
+    // another pod may have it already. Datagrams between the same ports never end, and are with
+    // whoever has it now.
+    let at = if flow.tcp.is_some() {
+        flow.started
+    } else {
+        flow.time
+    };
     let (from, to) = (flow.tuple.source, flow.tuple.destination);
     let backend = flow.nat.translated.destination;
 

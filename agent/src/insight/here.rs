@@ -1,7 +1,6 @@
 //! What services and checks know of this node, behind one handle.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -55,7 +54,7 @@ impl Here {
     /// Takes in a flow that has its names and its expectation.
     pub fn observe(&self, flow: &Arc<Flow>, inventory: &Inventory, local: &Local) {
         self.0.services.observe(flow, inventory, local);
-        self.0.recent.push(flow);
+        self.0.recent.push(flow, Moment::now().monotonic_ns);
     }
 
     /// Takes heads of payload in.
@@ -95,17 +94,17 @@ impl Here {
         names: &[String],
         full_percent: u32,
     ) -> Result<Vec<(&'static Check, Finding)>, String> {
-        let now = SystemTime::now();
+        let now = Moment::now();
         let inventory = self.0.inventory.load();
         let view = self.0.nodes.borrow().clone();
         let ports = self.0.translations.ports();
         let facts = Facts {
             node: &self.0.node,
             now,
-            flows: &self.0.recent.flows(now),
+            flows: &self.0.recent.flows(now.monotonic_ns),
             inventory: &inventory,
             view: &view,
-            probes: &self.0.probes.report(Moment::now()),
+            probes: &self.0.probes.report(now),
             snat_ports: ports.into_iter().max_by_key(|one| one.ports),
             more_ports: self.0.translations.is_full(),
             dns: &self.dns(),

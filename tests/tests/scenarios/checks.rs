@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use nodescope_tests::lab::{Agent, Lab, MasqConfig, Model, PodSpec, Probe, ProbeKind};
 use serde_json::{Value, json};
 
-use crate::common::{agent, eventually, get, lab};
+use crate::common::{agent, eventually, get, lab, models};
 use crate::service_policy::{counted, start};
 
 /// What a check says on one node; the exit code must go with it.
@@ -221,9 +221,16 @@ fn scenario_20_check_finds_policies_that_are_not_kept() -> Result<()> {
 /// Health checks: arriving and in agreement, then stopped, then contradicted by the API.
 #[test]
 fn scenario_24_check_holds_health_answers_against_the_endpoints() -> Result<()> {
-    let Some((lab, agents)) = start("c24", Model::Overlay)? else {
-        return Ok(());
-    };
+    for model in models(24) {
+        let Some((lab, agents)) = start("c24", model)? else {
+            return Ok(());
+        };
+        health_against_endpoints(&lab, &agents).with_context(|| format!("{model:?}"))?;
+    }
+    Ok(())
+}
+
+fn health_against_endpoints(lab: &Lab, agents: &[Agent; 2]) -> Result<()> {
     says(&agents[1], "lb-probes-arriving", "PASS")?;
     says(&agents[1], "healthz-matches-endpoints", "PASS")?;
     // One endpoint more on the node, and kube-proxy does not follow: the label keeps a real one

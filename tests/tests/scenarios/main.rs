@@ -17,6 +17,7 @@ mod nat_services;
 mod node;
 mod path;
 mod pod_to_pod;
+mod probes_drain;
 mod probes_kubelet;
 mod probes_lb;
 mod probes_support;

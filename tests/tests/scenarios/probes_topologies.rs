@@ -13,13 +13,13 @@ use crate::common::{agent, eventually, get, models, records};
 use crate::probes_support::{count, kubelet_target, lb_target, lines, seconds};
 
 /// Health-check node port of the service with policy Local.
-const HEALTH: u16 = 31_990;
+pub const HEALTH: u16 = 31_990;
 /// How often the load balancer probes.
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// A lab with the Deployment `front` on node 0 behind three load balancers: `open` is probed at
 /// its node port, `proxied` at kube-proxy's own port, `near` (policy Local) at its health port.
-fn build(name: &str, model: Model) -> Result<Option<Lab>> {
+pub fn build(name: &str, model: Model) -> Result<Option<Lab>> {
     if !lab::is_root() {
         println!("skipped: needs root for network namespaces and eBPF");
         return Ok(None);

@@ -15,10 +15,10 @@ mod traffic;
 mod translation;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::cluster::Inventory;
-use crate::flow::Flow;
+use crate::flow::{Flow, Moment};
 use crate::node::NodeView;
 
 use super::dns::Answers;
@@ -92,8 +92,8 @@ impl Finding {
 pub struct Facts<'a> {
     /// Name of the node.
     pub node: &'a str,
-    /// Now.
-    pub now: SystemTime,
+    /// Now, by both clocks: the monotonic one says how long ago, the other is for people.
+    pub now: Moment,
     /// The newest record of each connection within [`WINDOW`], oldest first.
     pub flows: &'a [Arc<Flow>],
     /// The cluster.

@@ -32,7 +32,7 @@ fn target(report: &Report) -> String {
 fn age(report: &Report, facts: &Facts<'_>) -> String {
     let age = report
         .last_seen
-        .and_then(|seen| facts.now.duration_since(seen).ok());
+        .and_then(|seen| facts.now.wall.duration_since(seen).ok());
     age.map_or_else(
         || "just now".to_owned(),
         |age| format!("{} s ago", age.as_secs()),
@@ -165,7 +165,7 @@ fn of_then(report: &Report, known: &LastAnswer, facts: &Facts<'_>) -> String {
     if !newer {
         return known.status.to_string();
     }
-    let age = facts.now.duration_since(known.at).unwrap_or_default();
+    let age = facts.now.wall.duration_since(known.at).unwrap_or_default();
     format!(
         "{} ({} s ago; newer answers were not captured)",
         known.status,

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use super::WINDOW;
 use crate::flow::{Event, Flow};
@@ -11,37 +10,48 @@ use crate::flow::{Event, Flow};
 /// window. Beyond it the oldest half goes.
 const CAPACITY: usize = 16_384;
 
+/// A flow, and when it came by `CLOCK_MONOTONIC`: the time of day may jump.
+#[derive(Debug)]
+struct Kept {
+    flow: Arc<Flow>,
+    at_ns: u64,
+}
+
 /// Evidence for checks. Bounded in number and time.
 #[derive(Debug, Default)]
-pub struct Recent(Mutex<HashMap<u64, Arc<Flow>>>);
+pub struct Recent(Mutex<HashMap<u64, Kept>>);
 
 impl Recent {
-    /// Takes in a named flow.
-    pub fn push(&self, flow: &Arc<Flow>) {
+    /// Takes in a named flow; `now_ns` is `CLOCK_MONOTONIC`.
+    pub fn push(&self, flow: &Arc<Flow>, now_ns: u64) {
         if flow.event == Event::Drop {
             return;
         }
+        let kept = Kept {
+            flow: Arc::clone(flow),
+            at_ns: now_ns,
+        };
         let mut flows = self.lock();
-        flows.insert(flow.connection, Arc::clone(flow));
+        flows.insert(flow.connection, kept);
         if flows.len() > CAPACITY {
-            let mut times: Vec<SystemTime> = flows.values().map(|flow| flow.time).collect();
+            let mut times: Vec<u64> = flows.values().map(|kept| kept.at_ns).collect();
             times.sort_unstable();
             let middle = times[times.len() / 2];
-            flows.retain(|_, flow| flow.time > middle);
+            flows.retain(|_, kept| kept.at_ns > middle);
         }
     }
 
-    /// Those with a record within the window, oldest first.
-    pub fn flows(&self, now: SystemTime) -> Vec<Arc<Flow>> {
+    /// Those that came within the window, oldest first.
+    pub fn flows(&self, now_ns: u64) -> Vec<Arc<Flow>> {
+        let window = u64::try_from(WINDOW.as_nanos()).unwrap_or(u64::MAX);
         let mut flows = self.lock();
-        // A clock that jumped back makes records of the future: they are kept.
-        flows.retain(|_, flow| now.duration_since(flow.time).unwrap_or_default() <= WINDOW);
-        let mut found: Vec<_> = flows.values().cloned().collect();
-        found.sort_by_key(|flow| (flow.started, flow.connection));
+        flows.retain(|_, kept| now_ns.saturating_sub(kept.at_ns) <= window);
+        let mut found: Vec<_> = flows.values().map(|kept| Arc::clone(&kept.flow)).collect();
+        found.sort_by_key(|flow| (flow.started_ns, flow.connection));
         found
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Flow>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Kept>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

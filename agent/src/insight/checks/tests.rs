@@ -26,6 +26,17 @@ struct Known {
     more_ports: bool,
     dns: Answers,
     full_percent: u32,
+    now: Moment,
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// So many seconds after the start, by both clocks.
+fn moment(seconds: u64) -> Moment {
+    Moment {
+        wall: at(seconds),
+        monotonic_ns: seconds * SECOND,
+    }
 }
 
 impl Known {
@@ -40,13 +51,14 @@ impl Known {
             more_ports: false,
             dns: Answers::default(),
             full_percent: FULL_PERCENT,
+            now: moment(120),
         }
     }
 
     fn check(&self, name: &str) -> Finding {
         let facts = Facts {
             node: "node-1",
-            now: at(120),
+            now: self.now,
             flows: &self.flows.iter().cloned().map(Arc::new).collect::<Vec<_>>(),
             inventory: &self.inventory,
             view: &NodeView::default(),
@@ -88,7 +100,7 @@ fn nothing_seen_passes_nothing() {
 fn known_names() -> String {
     let facts = Facts {
         node: "node-1",
-        now: at(0),
+        now: moment(0),
         flows: &[],
         inventory: &Inventory::default(),
         view: &NodeView::default(),
@@ -338,8 +350,16 @@ fn the_newest_connection_to_a_node_tells_whether_it_is_reached() {
     );
     // A SYN of just now may yet be answered.
     let mut fresh = cross(false);
-    fresh.started = at(119);
-    assert_eq!(verdict(name, vec![fresh]), Verdict::Unknown);
+    fresh.started_ns = 119 * SECOND;
+    assert_eq!(verdict(name, vec![fresh.clone()]), Verdict::Unknown);
+    // The time of day jumps to and fro: how old it is is told by the other clock.
+    for wall in [at(0), at(1_000_000)] {
+        let mut known = Known::new(vec![fresh.clone()]);
+        known.now.wall = wall;
+        assert_eq!(known.verdict(name), Verdict::Unknown);
+        known.now.monotonic_ns = 125 * SECOND;
+        assert_eq!(known.verdict(name), Verdict::Fail);
+    }
 }
 
 #[test]
@@ -347,13 +367,14 @@ fn only_the_newest_record_of_the_window_counts() {
     let recent = Recent::default();
     let mut flow = pod_to_pod();
     flow.event = Event::Open;
-    recent.push(&Arc::new(flow.clone()));
+    recent.push(&Arc::new(flow.clone()), 100 * SECOND);
     flow.event = Event::Update;
-    recent.push(&Arc::new(flow.clone()));
-    let kept = recent.flows(at(110));
+    // A clock that jumped takes nothing away, and keeps nothing.
+    flow.time = at(1_000_000);
+    recent.push(&Arc::new(flow.clone()), 101 * SECOND);
+    let kept = recent.flows(110 * SECOND);
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].event, Event::Update);
-    // A clock that jumped back takes nothing away.
-    assert_eq!(recent.flows(at(10)).len(), 1);
-    assert!(recent.flows(at(1000)).is_empty());
+    assert_eq!(recent.flows(401 * SECOND).len(), 1);
+    assert!(recent.flows(402 * SECOND).is_empty());
 }

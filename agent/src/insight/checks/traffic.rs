@@ -12,10 +12,8 @@ const SYN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether a flow began so long ago.
 pub(super) fn older(flow: &Flow, facts: &Facts<'_>, than: Duration) -> bool {
-    facts
-        .now
-        .duration_since(flow.started)
-        .is_ok_and(|age| age >= than)
+    let age = facts.now.monotonic_ns.saturating_sub(flow.started_ns);
+    Duration::from_nanos(age) >= than
 }
 
 /// Whether a connection to another node was answered; `None` while that cannot be told.
