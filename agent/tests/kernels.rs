@@ -6,16 +6,21 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nodescope::datapath::{Datapath, Method, Settings, Side};
 use nodescope::flow::ip;
+use nodescope::node::conntrack::{self, Change};
 use nodescope_ebpf::{NatRecord, NatState, NatTuple};
 use nodescope_tests::lab::Netns;
 
 /// Instructions that the verifier may look at for one program. The kernel's own limit is a
 /// million; what it costs is time at each start of the agent.
 const BUDGET: u32 = 200_000;
+
+/// How long anything may take: far more than it does.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -154,7 +159,7 @@ fn entry(record: &NatRecord) -> String {
 }
 
 /// Entries of a namespace by conntrack's own word.
-fn conntrack(netns: &Netns) -> Result<BTreeSet<String>> {
+fn table(netns: &Netns) -> Result<BTreeSet<String>> {
     let text = netns.enter(|| run("conntrack", &["-L", "-p", "udp"]))??;
     let tuple = |word: &&str| {
         ["src=", "dst=", "sport=", "dport="]
@@ -174,6 +179,53 @@ fn conntrack(netns: &Netns) -> Result<BTreeSet<String>> {
         .collect())
 }
 
+/// A node that masquerades what two pods send to a server outside.
+struct Masqueraded {
+    namespaces: Namespaces,
+    server: UdpSocket,
+}
+
+impl Masqueraded {
+    fn new(name: &str) -> Result<Self> {
+        let namespaces = Namespaces::new(name, 4)?;
+        let [node, outside, pods @ ..] = &namespaces.0[..] else {
+            unreachable!()
+        };
+        wire((node, "up0", "10.224.0.4"), (outside, "eth0", "10.224.0.9"))?;
+        for (number, pod) in (1..).zip(pods) {
+            let gateway = format!("10.244.{number}.1");
+            let own = format!("10.244.{number}.2");
+            wire(
+                (node, &format!("pod{number}"), &gateway),
+                (pod, "eth0", &own),
+            )?;
+            pod.ip(&[format!("route add default via {gateway}")])?;
+        }
+        node.sysctls(&[("net.ipv4.ip_forward", "1")])?;
+        let rule = "-t nat -A POSTROUTING -o up0 -j MASQUERADE";
+        node.enter(|| run("iptables", &rule.split(' ').collect::<Vec<_>>()))??;
+        let server = outside.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 7000)))??;
+        server.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { namespaces, server })
+    }
+
+    fn node(&self) -> &Netns {
+        &self.namespaces.0[0]
+    }
+
+    /// One of the pods, 0 or 1, sends from a port that both use; what the server sees of it.
+    fn send(&self, pod: usize) -> Result<SocketAddr> {
+        let netns = &self.namespaces.0[2 + pod];
+        let client = netns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 45_000)))??;
+        let mut peer = None;
+        for _ in 0..3 {
+            client.send_to(b"hello", SocketAddr::from(([10, 224, 0, 9], 7000)))?;
+            peer = Some(self.server.recv_from(&mut [0; 16])?.1);
+        }
+        peer.context("nothing was sent")
+    }
+}
+
 /// Two pods behind a masquerading node send from the same port to the same server: one of them
 /// gets another port, and both keep their own translation.
 #[test]
@@ -181,41 +233,19 @@ fn translations_are_what_conntrack_has() -> Result<()> {
     if !is_root() {
         return Ok(());
     }
-    let namespaces = Namespaces::new("nat", 4)?;
-    let [pod, other, node, outside] = &namespaces.0[..] else {
-        unreachable!()
-    };
-    wire((node, "pod1", "10.244.1.1"), (pod, "eth0", "10.244.1.2"))?;
-    wire((node, "pod2", "10.244.2.1"), (other, "eth0", "10.244.2.2"))?;
-    wire((node, "up0", "10.224.0.4"), (outside, "eth0", "10.224.0.9"))?;
-    pod.ip(&["route add default via 10.244.1.1".to_owned()])?;
-    other.ip(&["route add default via 10.244.2.1".to_owned()])?;
-    node.sysctls(&[("net.ipv4.ip_forward", "1")])?;
-    let rule = "-t nat -A POSTROUTING -o up0 -j MASQUERADE";
-    node.enter(|| run("iptables", &rule.split(' ').collect::<Vec<_>>()))??;
-
     let mut datapath = loaded()?;
     if let Some(why) = datapath.nat_off() {
         println!("skipped: {why}");
         return Ok(());
     }
-    attach(&mut datapath, node, "pod1", Side::Port)?;
-    attach(&mut datapath, node, "pod2", Side::Port)?;
-    attach(&mut datapath, node, "up0", Side::Host)?;
-    let server = outside.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 7000)))??;
-    server.set_read_timeout(Some(std::time::Duration::from_secs(30)))?;
-    let mut peers = BTreeSet::new();
-    for netns in [pod, other] {
-        let client = netns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 45_000)))??;
-        for _ in 0..3 {
-            client.send_to(b"hello", SocketAddr::from(([10, 224, 0, 9], 7000)))?;
-            let mut buffer = [0; 16];
-            peers.insert(server.recv_from(&mut buffer)?.1);
-        }
-    }
+    let lab = Masqueraded::new("nat")?;
+    attach(&mut datapath, lab.node(), "pod1", Side::Port)?;
+    attach(&mut datapath, lab.node(), "pod2", Side::Port)?;
+    attach(&mut datapath, lab.node(), "up0", Side::Host)?;
+    let peers = BTreeSet::from([lab.send(0)?, lab.send(1)?]);
     assert_eq!(peers.len(), 2, "no collision was resolved: {peers:?}");
 
-    let uplink = index(node, "up0")?;
+    let uplink = index(lab.node(), "up0")?;
     let mut translated = Vec::new();
     datapath.for_each(|key, record| {
         if key.ifindex == uplink && NatState::of(record.nat) == NatState::Translated {
@@ -226,14 +256,55 @@ fn translations_are_what_conntrack_has() -> Result<()> {
         .iter()
         .filter_map(|key| datapath.nat(key))
         .collect();
+    agree(&records, lab.node(), &peers)
+}
+
+/// Whether records say what conntrack says and the server sees.
+fn agree(records: &[NatRecord], node: &Netns, peers: &BTreeSet<SocketAddr>) -> Result<()> {
     let seen: BTreeSet<String> = records.iter().map(entry).collect();
-    assert_eq!(seen, conntrack(node)?);
-    let far: BTreeSet<SocketAddr> = records
-        .iter()
-        .map(|record| SocketAddr::new(ip(&record.reply.destination), record.reply.destination_port))
-        .collect();
-    assert_eq!(far, peers);
+    assert_eq!(seen, table(node)?);
+    let far = records.iter().map(|record| {
+        SocketAddr::new(ip(&record.reply.destination), record.reply.destination_port)
+    });
+    assert_eq!(far.collect::<BTreeSet<_>>(), *peers);
     Ok(())
+}
+
+/// The same by netlink: of two such connections, one is there before, one comes later.
+#[test]
+fn translations_come_by_netlink() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let lab = Masqueraded::new("nl")?;
+    let mut peers = BTreeSet::from([lab.send(0)?]);
+    let records = lab.node().enter(|| -> Result<Vec<NatRecord>> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let mut followed = conntrack::conntrack()?;
+            let (mut known, mut new) = (Vec::new(), Vec::new());
+            let mut sent = false;
+            while known.is_empty() || new.is_empty() {
+                let changes = tokio::time::timeout(PATIENCE, followed.next()).await?;
+                for change in changes.context("the events ended")? {
+                    match change {
+                        Change::Known(entry) => known.push(entry.nat),
+                        Change::New(entry) => new.push(entry.nat),
+                        _ => {}
+                    }
+                }
+                if !known.is_empty() && !sent {
+                    peers.insert(lab.send(1)?);
+                    sent = true;
+                }
+            }
+            Ok([known, new].concat())
+        })
+    })??;
+    assert_eq!(peers.len(), 2, "no collision was resolved: {peers:?}");
+    agree(&records, lab.node(), &peers)
 }
 
 /// Keeps the calling thread on one CPU, so that it and another one there cannot run at once.

@@ -13,7 +13,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::probing;
+use super::{nat_source, probing};
 use crate::cluster::{self, Inventory, Local};
 use crate::config::{AgentArgs, Config, KubeSource, LogFormat, LogTarget, MetricLabel, NatSource};
 use crate::engine::{Engine, Intervals, Settings, Status};
@@ -88,6 +88,7 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         tracing::warn!(%glob, "--interfaces matches no interface (yet): none of that name is seen");
     }
     let mut engine = Engine::load(settings(&config, &node, filter))?;
+    nat_source::choose(&mut engine, config.nat_source)?;
     let _kernel_log = engine.datapath().forward_log()?;
     let cluster = cluster::start(&cluster_config(&config)).await?;
 

@@ -12,6 +12,7 @@ use super::servers::Servers;
 use super::table::Table;
 use crate::datapath::{self, Verdict};
 use crate::insight::checks;
+use crate::node::conntrack;
 
 /// Flags of `check`.
 #[derive(clap::Args, Debug)]
@@ -103,7 +104,33 @@ fn preflight() -> Vec<Finding> {
         evidence: item.evidence,
         nodes: Vec::new(),
     };
-    datapath::preflight().into_iter().map(finding).collect()
+    let preflight = datapath::preflight();
+    let mut findings: Vec<Finding> = preflight.items.into_iter().map(finding).collect();
+    findings.push(nat_source(preflight.nat_off));
+    findings
+}
+
+/// Where `--nat-source auto` would take translations from.
+fn nat_source(unread: Option<String>) -> Finding {
+    let (outcome, evidence) = match unread {
+        None => (Outcome::Pass, "skb: read from packets".to_owned()),
+        Some(why) => match conntrack::probe() {
+            Ok(()) => (
+                Outcome::Pass,
+                format!("netlink: conntrack's events; not read from packets: {why}"),
+            ),
+            Err(error) => (
+                Outcome::Unknown,
+                format!("none: not read from packets: {why}; {error}"),
+            ),
+        },
+    };
+    Finding {
+        name: "nat-source".to_owned(),
+        outcome,
+        evidence,
+        nodes: Vec::new(),
+    }
 }
 
 /// Prints findings; the exit code is 1 when one of them is a failure.

@@ -12,6 +12,7 @@ mod input;
 mod live;
 mod nat;
 mod nat_rows;
+mod nat_source;
 mod node;
 mod node_pods;
 mod observe;

@@ -18,7 +18,8 @@ pub fn effective() -> Option<u64> {
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
 }
 
-/// Whether programs may read the kernel's memory; true as well where it is not known.
+/// Whether programs may read the kernel's memory, and may be such as the verifier takes only
+/// with that right; true as well where it is not known.
 pub fn may_read_kernel() -> bool {
     effective().is_none_or(|set| set & (1 << PERFMON | 1 << SYS_ADMIN) != 0)
 }

@@ -5,6 +5,7 @@ mod batch;
 pub mod btf;
 mod capability;
 mod events;
+mod loading;
 mod payload;
 mod pods;
 mod preflight;
@@ -23,9 +24,10 @@ use nodescope_ebpf::{Counter, EventKind, HopKey, HopRecord, NatRecord, Reason, U
 pub use attach::{Method, Side};
 pub use events::Events;
 pub use payload::{Head, Heads, ProbeEnds, ProbePorts};
-pub use preflight::{PreflightItem, Verdict, preflight};
+pub use preflight::{Preflight, PreflightItem, Verdict, preflight};
 pub use programs::Program;
 
+use loading::{chain, kernel_types, lift_memlock, log_level, offsets, refused};
 use pods::{CounterPod, ExtraPod, Key, NatValue, OffsetsPod, Record, SocketPod, UnattributedPod};
 
 /// Why the kernel side does not run.
@@ -131,6 +133,8 @@ impl Datapath {
             .btf(None)
             .override_global("OFFSETS", &offsets, true)
             .override_global("SOCKET", &known, true)
+            // What the log does not take, the verifier cuts out.
+            .override_global(aya_log::LEVEL, &log_level(), false)
             .map_max_entries(HOPS, capacity)
             .map_max_entries(NAT, capacity / 2)
             .map_max_entries(EXTRA, (capacity / 8).max(1024))
@@ -142,7 +146,7 @@ impl Datapath {
                 .ok_or(Error::Incomplete(name))?
                 .try_into()
                 .map_err(|error| Error::Load(chain(&error)))?;
-            program.load().map_err(|error| Error::Load(chain(&error)))?;
+            program.load().map_err(|error| refused(&error))?;
         }
         let hops = match ebpf.take_map(HOPS) {
             Some(aya::maps::Map::HashMap(data)) => data,
@@ -390,25 +394,6 @@ impl Datapath {
     }
 }
 
-/// What the kernel side needs to read a packet's conntrack entry, or why it cannot.
-fn offsets(
-    settings: &Settings,
-    types: Result<btf::Btf, String>,
-) -> Result<nodescope_ebpf::Offsets, String> {
-    if !settings.nat {
-        return Err("switched off by --nat-source".to_owned());
-    }
-    types?.conntrack().map_err(|error| error.to_string())
-}
-
-/// The running kernel's types, where the agent may use them: to read its memory by.
-fn kernel_types() -> Result<btf::Btf, String> {
-    if !capability::may_read_kernel() {
-        return Err("CAP_PERFMON is missing, needed to read the kernel's memory".to_owned());
-    }
-    btf::Btf::running().map_err(|error| error.to_string())
-}
-
 fn typed<M: TryFrom<aya::maps::Map>>(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<M, Error> {
     let map = ebpf.take_map(name).ok_or(Error::Incomplete(name))?;
     M::try_from(map).map_err(|_| Error::Incomplete(name))
@@ -420,31 +405,4 @@ fn sum<'a>(values: impl Iterator<Item = &'a CounterPod>) -> Counter {
         sum.bytes += value.0.bytes;
         sum
     })
-}
-
-/// An error with everything beneath it: the verifier's words are at the bottom.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(inner) = next {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        next = inner.source();
-    }
-    text
-}
-
-/// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK; later ones ignore it.
-fn lift_memlock() {
-    let unlimited = libc::rlimit {
-        rlim_cur: libc::RLIM_INFINITY,
-        rlim_max: libc::RLIM_INFINITY,
-    };
-    // SAFETY: the structure is valid for the call, which reads it only.
-    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } != 0 {
-        tracing::debug!("RLIMIT_MEMLOCK stays as it is");
-    }
 }

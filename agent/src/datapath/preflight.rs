@@ -26,30 +26,38 @@ pub struct PreflightItem {
     pub evidence: String,
 }
 
-/// What each capability is for, and whether the agent does without.
-const CAPABILITIES: [(&str, u32, &str, bool); 3] = [
-    ("CAP_BPF", capability::BPF, "load programs and maps", false),
+/// What each capability is for.
+const CAPABILITIES: [(&str, u32, &str); 3] = [
+    ("CAP_BPF", capability::BPF, "load programs and maps"),
     (
         "CAP_PERFMON",
         capability::PERFMON,
         "read translations from the kernel's memory",
-        true,
     ),
     (
         "CAP_NET_ADMIN",
         capability::NET_ADMIN,
         "attach to interfaces",
-        false,
     ),
 ];
 
+/// What a look at the machine found.
+#[derive(Clone, Debug)]
+pub struct Preflight {
+    /// Item by item.
+    pub items: Vec<PreflightItem>,
+    /// Why translations cannot be read from packets; `None` when they can, or when nothing loads.
+    pub nat_off: Option<String>,
+}
+
 /// Looks at everything, the real programs' load included.
-pub fn preflight() -> Vec<PreflightItem> {
+pub fn preflight() -> Preflight {
     let mut items = vec![kernel(), types()];
     items.extend(capabilities());
-    items.push(load());
+    let (programs, nat_off) = load();
+    items.push(programs);
     items.push(attachment());
-    items
+    Preflight { items, nat_off }
 }
 
 fn kernel() -> PreflightItem {
@@ -93,7 +101,7 @@ fn capabilities() -> Vec<PreflightItem> {
     let held = capability::effective();
     CAPABILITIES
         .iter()
-        .map(|(name, bit, purpose, optional)| {
+        .map(|(name, bit, purpose)| {
             let (verdict, evidence) = match held {
                 None => (
                     Verdict::Unknown,
@@ -109,11 +117,7 @@ fn capabilities() -> Vec<PreflightItem> {
                     )
                 }
                 Some(_) => (
-                    if *optional {
-                        Verdict::Unknown
-                    } else {
-                        Verdict::Fail
-                    },
+                    Verdict::Fail,
                     format!(
                         "missing, needed to {purpose}: run as root or grant it to the container"
                     ),
@@ -128,29 +132,26 @@ fn capabilities() -> Vec<PreflightItem> {
         .collect()
 }
 
-fn load() -> PreflightItem {
+fn load() -> (PreflightItem, Option<String>) {
     let settings = Settings {
         max_connections: 1024,
         nat: true,
         method: None,
     };
-    let (verdict, evidence) = match Datapath::load(&settings) {
+    let (verdict, evidence, nat_off) = match Datapath::load(&settings) {
         Ok(datapath) => (
             Verdict::Pass,
-            format!("loaded and verified{}; {}", instructions(&datapath), {
-                match datapath.nat_off() {
-                    None => "translations are read from packets".to_owned(),
-                    Some(why) => format!("translations are not read from packets: {why}"),
-                }
-            }),
+            format!("loaded and verified{}", instructions(&datapath)),
+            datapath.nat_off().map(str::to_owned),
         ),
-        Err(error) => (Verdict::Fail, error.to_string()),
+        Err(error) => (Verdict::Fail, error.to_string(), None),
     };
-    PreflightItem {
+    let item = PreflightItem {
         name: "programs",
         verdict,
         evidence,
-    }
+    };
+    (item, nat_off)
 }
 
 /// How many instructions the verifier looked at, where the kernel tells.

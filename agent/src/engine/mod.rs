@@ -1,5 +1,7 @@
 //! The loop between the kernel and the flows: attach, drain, join, report.
 
+mod conntrack;
+mod entries;
 mod hooks;
 mod run;
 mod status;
@@ -15,7 +17,9 @@ use crate::flow::{
     self, Counts, Event, Flow, Gain, Interfaces, Moment, Retransmits, Timeouts, Tracker,
 };
 use crate::node::InterfaceFilter;
+use crate::node::conntrack::Conntrack;
 
+use entries::Entries;
 pub use run::{Intervals, run};
 pub use status::{HookStatus, InterfaceStatus, Status};
 
@@ -48,6 +52,10 @@ pub struct Engine {
     /// Interfaces that could not be attached, and why.
     refused: HashMap<u32, String>,
     drain: DrainStatistics,
+    /// Conntrack's events, until the loop takes them, and what they told; `None` where the
+    /// packets' own entries are read.
+    conntrack: Option<Conntrack>,
+    entries: Option<Entries>,
 }
 
 /// How draining went.
@@ -83,6 +91,8 @@ impl Engine {
             hooks: HashMap::new(),
             refused: HashMap::new(),
             drain: DrainStatistics::default(),
+            conntrack: None,
+            entries: None,
         })
     }
 
@@ -143,10 +153,13 @@ impl Engine {
     }
 
     fn observe(&mut self, key: &HopKey, record: &HopRecord, now: Moment) {
-        let nat = (NatState::of(record.nat) == NatState::Translated
-            && self.tracker.needs_nat(key, record))
-        .then(|| self.datapath.nat(key))
-        .flatten();
+        let nat = match &self.entries {
+            Some(entries) => entries.of(key).copied(),
+            None => (NatState::of(record.nat) == NatState::Translated
+                && self.tracker.needs_nat(key, record))
+            .then(|| self.datapath.nat(key))
+            .flatten(),
+        };
         let extra = self
             .tracker
             .needs_extra(key, record)
@@ -227,6 +240,9 @@ impl Engine {
     /// Last records of connections that are over or idle.
     pub fn closed(&mut self) -> Vec<Flow> {
         let now = Moment::now();
+        if let Some(entries) = &mut self.entries {
+            entries.expire(now.monotonic_ns);
+        }
         let sweep = self
             .tracker
             .sweep(now.monotonic_ns, &self.settings.timeouts);

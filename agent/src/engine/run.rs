@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::{Engine, SETTLE, Status};
+use super::{Engine, SETTLE, Status, conntrack};
 use crate::datapath;
 use crate::flow::Flow;
 use crate::node::NodeView;
@@ -40,6 +40,7 @@ pub async fn run(
     mut emit: impl FnMut(Flow) + Send,
 ) -> Result<(), datapath::Error> {
     let mut events = engine.datapath().events()?;
+    let mut conntrack = engine.conntrack.take();
     let mut drain = interval(intervals.drain);
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut flow = interval(intervals.flow);
@@ -72,6 +73,7 @@ pub async fn run(
                 status_at = None;
                 status.send_replace(Arc::new(engine.status()));
             }
+            changes = conntrack::next(&mut conntrack) => engine.learn(&changes),
             () = at(open_at) => {
                 open_at = None;
                 engine.opened().into_iter().for_each(&mut emit);

@@ -78,6 +78,8 @@ pub struct Status {
     pub drain_failures: u64,
     /// Why translations are not read from packets; `None` when they are.
     pub nat_off: Option<String>,
+    /// Whether they are taken from conntrack's events.
+    pub nat_by_netlink: bool,
 }
 
 impl Engine {
@@ -148,6 +150,7 @@ impl Engine {
             drains: std::mem::take(&mut self.drain.durations),
             drain_failures: self.drain.failures,
             nat_off: self.datapath.nat_off().map(str::to_owned),
+            nat_by_netlink: self.entries.is_some(),
         }
     }
 }

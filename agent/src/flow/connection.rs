@@ -2,7 +2,7 @@
 
 use nodescope_ebpf::{HopKey, HopRecord, extra::Extra, packet::tcp_flag};
 
-use super::model::{Counts, Direction, End, Protocol, Tcp, TcpState, Tuple};
+use super::model::{Counts, Direction, End, NatSource, Protocol, Tcp, TcpState, Tuple};
 use super::tuple::Conversation;
 
 /// What one hook pair saw of the connection.
@@ -27,6 +27,8 @@ pub struct Translation {
     pub original: Tuple,
     /// The initiator's tuple after.
     pub translated: Tuple,
+    /// Who said so.
+    pub source: NatSource,
 }
 
 /// One connection.

@@ -3,7 +3,7 @@
 use nodescope_ebpf::{HopKey, HopRecord, NatRecord, NatState};
 
 use super::connection::{Connection, Translation};
-use super::model::Tuple;
+use super::model::{NatSource, Tuple};
 use super::tracker::{Tracker, add, describe};
 use super::tuple::{Conversation, translation};
 
@@ -34,7 +34,14 @@ impl Tracker {
                             .is_some_and(|c| c.ended_ns.is_none())
                 })
         };
-        match (NatState::of(record.nat), nat) {
+        // The kernel side says nothing of translations where only netlink does.
+        let (state, source) = match (NatState::of(record.nat), nat) {
+            (state @ (NatState::Unknown | NatState::Untracked), Some(entry)) => {
+                (state_of(key, entry).unwrap_or(state), NatSource::Netlink)
+            }
+            (state, _) => (state, NatSource::Skb),
+        };
+        match (state, nat) {
             (NatState::Translated, Some(entry)) => {
                 let (original, translated) = translation(entry);
                 let own = Conversation::of_nat(&entry.original, entry.protocol);
@@ -61,6 +68,7 @@ impl Tracker {
                     connection.translation = Some(Translation {
                         original,
                         translated,
+                        source,
                     });
                 }
                 id
@@ -78,6 +86,7 @@ impl Tracker {
                     connection.translation = Some(Translation {
                         original: tuple,
                         translated: tuple,
+                        source,
                     });
                 }
                 id
@@ -184,4 +193,21 @@ impl Tracker {
             }
         }
     }
+}
+
+/// What the kernel side would say of a hop whose conversation has this entry; `None` where the
+/// entry is none of its own.
+fn state_of(key: &HopKey, entry: &NatRecord) -> Option<NatState> {
+    let own = Conversation::of_nat(&entry.original, entry.protocol);
+    if own != Conversation::of_nat(&entry.reply, entry.protocol) {
+        return Some(NatState::Translated);
+    }
+    let source = (entry.original.source, entry.original.source_port);
+    (own == Conversation::of_key(key)).then(|| {
+        if source == (key.a, key.a_port) {
+            NatState::PlainFromA
+        } else {
+            NatState::PlainFromB
+        }
+    })
 }

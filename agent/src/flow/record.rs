@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use super::connection::{Connection, HopState};
 use super::identity::Identity;
 use super::model::{
-    Class, Counts, Direction, Event, Expected, Flow, Hop, Nat, NatCause, NatKind, NatSource, Role,
-    Traffic, Tuple,
+    Class, Counts, Direction, Event, Expected, Flow, Hop, Nat, NatCause, NatKind, Role, Traffic,
+    Tuple,
 };
 use super::tuple::Conversation;
 
@@ -140,7 +140,7 @@ fn nat(connection: &Connection, far: Tuple) -> Nat {
         translated: far,
         cause: NatCause::None,
         expected: Expected::Unknown,
-        source: connection.translation.map(|_| NatSource::Skb),
+        source: connection.translation.map(|translation| translation.source),
     }
 }
 

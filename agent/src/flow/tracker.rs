@@ -212,6 +212,15 @@ impl Tracker {
             .collect()
     }
 
+    /// Hops of the connection that has a conversation.
+    pub fn hops_of(&self, conversation: &Conversation) -> Vec<HopKey> {
+        self.by_conversation
+            .get(conversation)
+            .and_then(|id| self.connections.get(id))
+            .map(|connection| connection.hops.iter().map(|hop| hop.key).collect())
+            .unwrap_or_default()
+    }
+
     /// Forgets a connection.
     pub fn remove(&mut self, id: u64) -> Option<Connection> {
         let connection = self.connections.remove(&id)?;

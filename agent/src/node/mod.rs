@@ -3,6 +3,7 @@
 //!
 //! [`watch`] gives a [`NodeView`] that follows the kernel; the other functions read a view.
 
+pub mod conntrack;
 mod dump;
 mod error;
 mod event;

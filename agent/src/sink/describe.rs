@@ -81,6 +81,7 @@ impl Describer {
             started: Some(self.facts.started.into()),
             nat_source: match &status.nat_off {
                 None => "skb".to_owned(),
+                Some(why) if status.nat_by_netlink => format!("netlink (not skb: {why})"),
                 Some(why) => format!("off: {why}"),
             },
             interfaces: status

@@ -37,13 +37,22 @@ impl Lab {
     /// Starts the agent on node `index` and waits until it is ready. `extra` comes last on
     /// its command line.
     pub fn start_agent(&self, index: usize, extra: &[&str]) -> Result<Agent> {
-        let mut agent = self.launch_agent(index, extra)?;
+        self.start_agent_under(index, &[], extra)
+    }
+
+    /// The same under a command that becomes the agent, such as `setpriv` with its options.
+    pub fn start_agent_under(&self, index: usize, under: &[&str], extra: &[&str]) -> Result<Agent> {
+        let mut agent = self.launch(index, under, extra)?;
         agent.wait_ready()?;
         Ok(agent)
     }
 
     /// Starts the agent on node `index` without waiting: for one that is expected to fail.
     pub fn launch_agent(&self, index: usize, extra: &[&str]) -> Result<Agent> {
+        self.launch(index, &[], extra)
+    }
+
+    fn launch(&self, index: usize, under: &[&str], extra: &[&str]) -> Result<Agent> {
         let node = self
             .topology
             .nodes
@@ -57,7 +66,8 @@ impl Lab {
         let kubeconfig = self
             .node_kubeconfig_path()
             .map_or("none".to_owned(), |path| path.display().to_string());
-        let mut argv = vec![binary("NODESCOPE_BIN", "nodescope")?, "agent".to_owned()];
+        let mut argv: Vec<String> = under.iter().map(|word| (*word).to_owned()).collect();
+        argv.extend([binary("NODESCOPE_BIN", "nodescope")?, "agent".to_owned()]);
         for (flag, value) in [
             ("--node-name", node.name.as_str()),
             ("--kubeconfig", &kubeconfig),

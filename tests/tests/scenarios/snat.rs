@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use nodescope_tests::lab::{ConntrackEntry, Lab};
+use nodescope_tests::lab::{Agent, ConntrackEntry, Lab};
 use serde_json::json;
 
-use crate::common::{Record, agent, between, closed, get, lab, one};
+use crate::common::{Record, agent, between, closed, get, lab, one, synced};
 
 /// The entry of the connection that a pod made from this port.
 fn entry(lab: &Lab, from: SocketAddr, to: SocketAddr) -> Result<ConntrackEntry> {
@@ -21,7 +21,7 @@ fn entry(lab: &Lab, from: SocketAddr, to: SocketAddr) -> Result<ConntrackEntry> 
 }
 
 /// Holds a record's tuples against the entry.
-fn agrees(record: &Record, entry: &ConntrackEntry) {
+fn agrees(record: &Record, entry: &ConntrackEntry, source: &str) {
     let (original, translated) = (entry.original, entry.translated());
     assert_eq!(
         record.tuple("/nat/original"),
@@ -38,7 +38,7 @@ fn agrees(record: &Record, entry: &ConntrackEntry) {
         ))
     );
     assert_eq!(record.ext("/nat/kind"), "snat");
-    assert_eq!(record.ext("/nat/source"), "skb");
+    assert_eq!(record.ext("/nat/source"), source);
     assert_eq!(record.ext("/nat/cause"), "masquerade");
 }
 
@@ -48,18 +48,22 @@ fn scenario_11_snat_is_what_conntrack_says() -> Result<()> {
     let Some(lab) = lab("s11")? else {
         return Ok(());
     };
-    let agent = agent(&lab, 0)?;
+    to_the_outside(&lab, &agent(&lab, 0)?, "skb")
+}
+
+fn to_the_outside(lab: &Lab, agent: &Agent, source: &str) -> Result<()> {
     let web = lab.pod("web")?;
     let from = web.ip().to_string();
     for to in ["10.224.1.2", "10.1.2.3"] {
         let seen = get(&web.netns(), &format!("http://{to}:8080/"))?;
-        let record = closed(&agent, "the closed connection to the outside", |record| {
+        let record = closed(agent, "the closed connection to the outside", |record| {
             between(record, &from, to, 8080)
         })?;
         let local: SocketAddr = seen["local"].as_str().context("no local")?.parse()?;
         agrees(
             &record,
-            &entry(&lab, local, SocketAddr::new(to.parse()?, 8080))?,
+            &entry(lab, local, SocketAddr::new(to.parse()?, 8080))?,
+            source,
         );
         // What the server's own socket saw.
         assert_eq!(
@@ -81,11 +85,14 @@ fn scenario_11_snat_is_what_conntrack_says() -> Result<()> {
 /// of them another port, and both keep their own translation.
 #[test]
 fn scenario_11_colliding_source_ports_keep_their_own_translation() -> Result<()> {
-    const PORT: u16 = 45_000;
     let Some(lab) = lab("s11c")? else {
         return Ok(());
     };
-    let agent = agent(&lab, 0)?;
+    colliding_ports(&lab, &agent(&lab, 0)?, "skb")
+}
+
+fn colliding_ports(lab: &Lab, agent: &Agent, source: &str) -> Result<()> {
+    const PORT: u16 = 45_000;
     let pods = [lab.pod("web")?, lab.pod("web2")?];
     let to: SocketAddr = "10.224.1.2:8080".parse()?;
     // Slow enough that both are open until they are ended here.
@@ -111,15 +118,10 @@ fn scenario_11_colliding_source_ports_keep_their_own_translation() -> Result<()>
     let mut ports = Vec::new();
     for pod in &pods {
         let from = SocketAddr::new(pod.ip().into(), PORT);
-        let record = one(
-            &agent,
-            "an open connection with its translation",
-            |record| {
-                record.tuple("/nat/original") == Some((from, to))
-                    && record.ext("/nat/kind") == "snat"
-            },
-        )?;
-        agrees(&record, &entry(&lab, from, to)?);
+        let record = one(agent, "an open connection with its translation", |record| {
+            record.tuple("/nat/original") == Some((from, to)) && record.ext("/nat/kind") == "snat"
+        })?;
+        agrees(&record, &entry(lab, from, to)?, source);
         assert_eq!(record.flow("/source/pod_name"), &json!(pod.name()));
         ports.push(record.remote_sees().context("no remote_sees")?);
     }
@@ -141,5 +143,57 @@ fn scenario_11_colliding_source_ports_keep_their_own_translation() -> Result<()>
             "{port} not in {witness:?}"
         );
     }
+    Ok(())
+}
+
+const OFTEN: [&str; 2] = ["--flow-interval", "500ms"];
+
+/// Told to, the agent takes translations from conntrack's events: the same tuples.
+#[test]
+fn scenario_11_snat_by_netlink_is_the_same() -> Result<()> {
+    let Some(lab) = lab("s11n")? else {
+        return Ok(());
+    };
+    let netlink = [&OFTEN[..], &["--nat-source", "netlink"]].concat();
+    let agent = lab.start_agent(0, &netlink)?;
+    synced(&agent)?;
+    to_the_outside(&lab, &agent, "netlink")?;
+    colliding_ports(&lab, &agent, "netlink")
+}
+
+/// A kernel without types: the agent says so and takes translations from conntrack's events.
+#[test]
+fn scenario_11_snat_without_the_kernels_types() -> Result<()> {
+    const HIDE: &str = "mount --bind /dev/null /sys/kernel/btf/vmlinux && exec \"$@\"";
+    let Some(lab) = lab("s11b")? else {
+        return Ok(());
+    };
+    let under = ["unshare", "--mount", "sh", "-c", HIDE, "sh"];
+    let agent = lab.start_agent_under(0, &under, &OFTEN)?;
+    synced(&agent)?;
+    let log = agent.log();
+    assert!(
+        log.contains("translations come from conntrack's events"),
+        "{log}"
+    );
+    assert!(log.contains("BTF"), "{log}");
+    to_the_outside(&lab, &agent, "netlink")
+}
+
+/// Without the right to read the kernel's memory the verifier takes no program of this kind: one
+/// line says which right is missing.
+#[test]
+fn scenario_33_without_cap_perfmon_one_line_says_so() -> Result<()> {
+    const DROP: &str = "-perfmon,-sys_admin";
+    let Some(lab) = lab("s33p")? else {
+        return Ok(());
+    };
+    let under = ["setpriv", "--bounding-set", DROP, "--inh-caps", DROP];
+    let Err(error) = lab.start_agent_under(0, &under, &OFTEN) else {
+        anyhow::bail!("the agent runs without CAP_PERFMON");
+    };
+    let text = error.to_string();
+    assert!(text.contains("CAP_PERFMON is missing"), "{text}");
+    assert!(text.lines().count() <= 2, "{text}");
     Ok(())
 }

@@ -33,6 +33,13 @@ const AT_ONCE: usize = 2;
 /// # Errors
 /// A kernel cannot be had or booted, or a test fails on one.
 pub fn run(wanted: &[String], write: bool) -> anyhow::Result<()> {
+    let is_none = |name: &&String| {
+        *name != package::NEWEST
+            && (name.is_empty() || name.contains(|c: char| c != '.' && !c.is_ascii_digit()))
+    };
+    if let Some(wrong) = wanted.iter().find(is_none) {
+        bail!("{wrong:?} is no kernel series: write it as 6.1, or `newest`");
+    }
     let ready = prepare()?;
     let series = if wanted.is_empty() {
         package::SERIES.map(|(name, _)| name.to_owned()).to_vec()
