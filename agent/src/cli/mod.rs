@@ -15,6 +15,7 @@ mod nat_rows;
 mod nat_source;
 mod node;
 mod node_pods;
+mod notes;
 mod observe;
 mod output;
 mod path;

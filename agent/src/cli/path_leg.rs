@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
-use super::row;
+use super::{notes, row};
 use crate::sink::observer::structs::{self, Fields};
 use crate::sink::proto::flow::Flow;
 use crate::sink::proto::observer::GetFlowsResponse;
@@ -93,6 +93,8 @@ pub struct Leg {
     pub balancer: Option<&'static str>,
     /// The initiator's packets, and the answer's, since the start.
     pub totals: (Counts, Counts),
+    /// What few connections have: a tunnel's inner packet, ICMP errors, and so on.
+    pub notes: Vec<String>,
     /// In path order.
     pub hops: Vec<LegHop>,
 }
@@ -140,6 +142,7 @@ impl Leg {
                 counts(&fields, ["forward", "packets_total"], "bytes_total"),
                 counts(&fields, ["reply", "packets_total"], "bytes_total"),
             ),
+            notes: notes::of(&fields),
             hops: structs::list(&fields, &["hops"])
                 .iter()
                 .filter_map(structs::fields)

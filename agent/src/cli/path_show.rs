@@ -89,6 +89,9 @@ fn leg_lines(leg: &Leg, lines: &mut Vec<Line>) {
         }
         lines.push(Line::Cells(cells(leg, hop)));
     }
+    for note in &leg.notes {
+        lines.push(Line::Note(format!("  + {note}")));
+    }
 }
 
 /// What was done to the tuple between two hops.
@@ -184,6 +187,7 @@ fn leg_json(leg: &Leg) -> Value {
             "translated": pair_json(leg.translated),
         },
         "hops": hops,
+        "notes": leg.notes,
     })
 }
 

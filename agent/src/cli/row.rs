@@ -4,7 +4,7 @@ use crate::sink::observer::structs::{self, Fields};
 use crate::sink::proto::flow::{Endpoint, Flow, Verdict, layer4};
 use crate::sink::proto::observer::GetFlowsResponse;
 
-use super::time;
+use super::{notes, time};
 
 /// How a line stands out on a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ const NONE: &str = "-";
 impl Row {
     /// Names of the columns.
     pub fn header(wide: bool) -> &'static [&'static str] {
-        const HEADER: [&str; 17] = [
+        const HEADER: [&str; 18] = [
             "TIME(UTC)",
             "NODE",
             "SOURCE",
@@ -81,6 +81,7 @@ impl Row {
             "LB",
             "HOPS",
             "CONNECTION",
+            "NOTES",
         ];
         if wide { &HEADER } else { &HEADER[..10] }
     }
@@ -128,6 +129,10 @@ impl Row {
                 balancer(&fields).unwrap_or(NONE).to_owned(),
                 hops(&fields),
                 word(&["connection"]),
+                match notes::of(&fields) {
+                    notes if notes.is_empty() => NONE.to_owned(),
+                    notes => notes.join(", "),
+                },
             ],
             tone: tone(verdict, &fields),
         }
@@ -305,7 +310,7 @@ fn tone(verdict: Verdict, fields: &Fields) -> Tone {
     let closed = structs::text(fields, &["event"]) == Some("close");
     match state {
         _ if verdict == Verdict::Dropped => Tone::Bad,
-        Some("reset") => Tone::Bad,
+        Some("reset" | "refused") => Tone::Bad,
         Some("syn-sent") if closed => Tone::Unanswered,
         _ if translated => Tone::Translated,
         _ => Tone::Plain,

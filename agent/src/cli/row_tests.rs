@@ -32,6 +32,7 @@ fn a_masqueraded_flow_shows_both_addresses() {
             "-",
             "veth0>eth0",
             "0000000000000def",
+            "-",
         ]
     );
     assert_eq!(row.tone, Tone::Translated);

@@ -157,27 +157,35 @@ impl Connection {
     }
 
     /// State of a TCP connection; `None` for other protocols.
-    pub fn tcp(&self) -> Option<Tcp> {
+    pub fn state(&self) -> Option<TcpState> {
         if self.tuple.protocol != Protocol::TCP {
             return None;
         }
         let (forward, reply) = self.flags();
         let syn = tcp_flag::SYN;
-        let state = if forward & syn != 0 && reply & syn == 0 && reply & tcp_flag::RST != 0 {
-            TcpState::Refused
-        } else if (forward | reply) & tcp_flag::RST != 0 {
-            TcpState::Reset
-        } else if forward & reply & tcp_flag::FIN != 0 {
-            TcpState::Closed
-        } else if (forward | reply) & tcp_flag::FIN != 0 {
-            TcpState::HalfClosed
-        } else if forward & syn != 0 && reply & syn == 0 {
-            TcpState::SynSent
-        } else if forward & syn != 0 && forward & tcp_flag::ACK == 0 {
-            TcpState::SynReceived
-        } else {
-            TcpState::Established
-        };
+        Some(
+            if forward & syn != 0 && reply & syn == 0 && reply & tcp_flag::RST != 0 {
+                TcpState::Refused
+            } else if (forward | reply) & tcp_flag::RST != 0 {
+                TcpState::Reset
+            } else if forward & reply & tcp_flag::FIN != 0 {
+                TcpState::Closed
+            } else if (forward | reply) & tcp_flag::FIN != 0 {
+                TcpState::HalfClosed
+            } else if forward & syn != 0 && reply & syn == 0 {
+                TcpState::SynSent
+            } else if forward & syn != 0 && forward & tcp_flag::ACK == 0 {
+                TcpState::SynReceived
+            } else {
+                TcpState::Established
+            },
+        )
+    }
+
+    /// What is to be said of a TCP connection; `None` for other protocols.
+    pub fn tcp(&self) -> Option<Tcp> {
+        let state = self.state()?;
+        let (forward, reply) = self.flags();
         Some(Tcp {
             state,
             handshake_rtt: None,
@@ -192,7 +200,7 @@ impl Connection {
     /// Whether both sides have finished, or one has reset.
     pub fn over(&self) -> bool {
         use TcpState::{Closed, Refused, Reset};
-        self.tcp()
-            .is_some_and(|tcp| matches!(tcp.state, Closed | Reset | Refused))
+        self.state()
+            .is_some_and(|state| matches!(state, Closed | Reset | Refused))
     }
 }

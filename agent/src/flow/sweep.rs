@@ -51,7 +51,7 @@ impl Tracker {
         let mut sweep = Sweep::default();
         for connection in self.connections.values() {
             let idle = now_ns.saturating_sub(connection.changed_ns);
-            let limit = match connection.tcp().map(|tcp| tcp.state) {
+            let limit = match connection.state() {
                 Some(TcpState::SynSent) => timeouts.unanswered.min(timeouts.tcp),
                 Some(_) => timeouts.tcp,
                 None => timeouts.other,
