@@ -7,6 +7,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod drop;
 pub mod extra;
 pub mod packet;
 

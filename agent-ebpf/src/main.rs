@@ -14,6 +14,7 @@
     reason = "by value a key would be copied, on a stack of 512 bytes"
 )]
 
+mod drops;
 mod events;
 mod extras;
 mod frame;

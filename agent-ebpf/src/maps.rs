@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use nodescope_ebpf::{
     Counter, EventKind, HopKey, HopRecord, NatRecord, NatTuple, Offsets, ProbeKey, UnattributedKey,
+    drop::{DropKey, DropOffsets, DropRecord, Ignored, UNPLACED_REASONS},
     extra::{Extra, FragmentKey, FragmentPorts, SocketOffsets},
     packet::Whole,
 };
@@ -118,4 +119,58 @@ pub static SOCKET: Global<SocketOffsets> = Global::new(SocketOffsets {
     destination6: 0,
     source6: 0,
     segments: 0,
+});
+
+/// Packets that died, by tuple, place and reason.
+#[map]
+pub static DROPS: HashMap<DropKey, DropRecord> = HashMap::with_max_entries(8192, 0);
+
+/// The same by reason alone, when `DROPS` is full.
+#[map]
+pub static DROPS_UNPLACED: PerCpuArray<Counter> =
+    PerCpuArray::with_max_entries(UNPLACED_REASONS, 0);
+
+/// Freed packets that are no loss, by [`Ignored`].
+#[map]
+pub static DROPS_IGNORED: PerCpuArray<u64> = PerCpuArray::with_max_entries(Ignored::COUNT, 0);
+
+/// Host side of the pod whose namespace has this inode number.
+#[map]
+pub static DROP_NETNS: LruHashMap<u32, u32> = LruHashMap::with_max_entries(1024, 0);
+
+/// Wakes the agent when a new kind of loss began; what it is, `DROPS` tells.
+#[map]
+pub static DROP_EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Where the running kernel keeps what [`crate::drops`] reads.
+#[unsafe(no_mangle)]
+pub static DROP_OFFSETS: Global<DropOffsets> = Global::new(DropOffsets {
+    skb_dev: 0,
+    skb_dst: 0,
+    skb_sk: 0,
+    skb_len: 0,
+    skb_data_len: 0,
+    skb_data: 0,
+    skb_head: 0,
+    skb_end: 0,
+    skb_network: 0,
+    skb_protocol: 0,
+    skb_iif: 0,
+    gso_segs: 0,
+    dev_ifindex: 0,
+    dev_name: 0,
+    dev_net: 0,
+    dev_link_ops: 0,
+    dev_private: 0,
+    ops_kind: 0,
+    net_inum: 0,
+    sock_net: 0,
+    sock_state: 0,
+    sock_flags: 0,
+    dst_dev: 0,
+    netns: 0,
+    consumed: 0,
+    not_dropped: 0,
+    unspecified: 0,
+    purged: 0,
 });

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "flow/filter.proto",
     "flow/flow.proto",
     "observer/observer.proto",
     "peer/peer.proto",
     "relay/relay.proto",
     "nodescope/v1/checks.proto",
+    "nodescope/v1/drops.proto",
     "nodescope/v1/nat.proto",
     "nodescope/v1/node.proto",
     "nodescope/v1/probes.proto",

@@ -18,6 +18,7 @@ use crate::cluster::{self, Inventory, Local};
 use crate::config::{AgentArgs, Config, KubeSource, LogFormat, LogTarget, MetricLabel, NatSource};
 use crate::engine::{Engine, Intervals, Settings, Status};
 use crate::flow::{Flow, Moment, Timeouts};
+use crate::insight::drops::Losses;
 use crate::insight::here::Here;
 use crate::insight::nat::Translations;
 use crate::insight::probes::Probes;
@@ -125,7 +126,10 @@ async fn agent(config: Config) -> anyhow::Result<()> {
     )
     .with_translations(translations.clone())
     .with_insights(here.clone());
-    let observer = observer.with_probes(probes.clone());
+    let losses = Losses::default();
+    let observer = observer
+        .with_probes(probes.clone())
+        .with_losses(losses.clone(), statuses.clone());
     let listener = observer::bind(&config.socket).await?;
     let socket = config.socket.clone();
     let served = observer.clone();
@@ -178,6 +182,7 @@ async fn agent(config: Config) -> anyhow::Result<()> {
             translations,
             probes,
             here,
+            losses,
         },
         observer,
         log,
@@ -202,6 +207,7 @@ struct Meaning {
     translations: Translations,
     probes: Probes,
     here: Here,
+    losses: Losses,
 }
 
 /// Names a flow and hands it to every sink.
@@ -223,14 +229,17 @@ fn emitter(
         }
         let inventory = inventory.load();
         cluster::name(&mut flow, &inventory, &local);
-        meaning
-            .translations
-            .observe(&mut flow, &inventory, &local, model);
-        meaning
-            .probes
-            .annotate(&mut flow, &inventory, &local, Moment::now());
+        if flow.drop.is_none() {
+            meaning
+                .translations
+                .observe(&mut flow, &inventory, &local, model);
+            meaning
+                .probes
+                .annotate(&mut flow, &inventory, &local, Moment::now());
+        }
         let flow = Arc::new(flow);
         meaning.here.observe(&flow, &inventory, &local);
+        meaning.losses.observe(&flow);
         metrics.observe([&*flow]);
         if let Some(log) = &log {
             log.push([Arc::clone(&flow)]);

@@ -5,6 +5,7 @@ pub mod check;
 mod check_agents;
 mod check_route;
 mod completion;
+mod drops;
 mod failure;
 mod filters;
 mod fit;
@@ -64,6 +65,8 @@ pub enum Command {
     Node(node::Args),
     /// Show translations in force, their cause and what the configuration says; source ports in use
     Nat(Box<nat::Args>),
+    /// Show packets that the kernel dropped: between whom, why and where
+    Drops(Box<drops::Args>),
     /// Show health probes: who asks whom how often, what the answer is, and when that changed
     Probes(probes::Args),
     /// Print the completion script of a shell
@@ -84,6 +87,7 @@ impl Command {
             Self::Services(args) => block_on(services::run(args)),
             Self::Node(args) => block_on(node::run(args)),
             Self::Nat(args) => block_on(nat::run(*args)),
+            Self::Drops(args) => block_on(drops::run(*args)),
             Self::Probes(args) => block_on(probes::run(args)),
             Self::Completion(args) => completion::run(&args),
         }

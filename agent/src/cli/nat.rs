@@ -64,7 +64,7 @@ pub struct Filters {
 
 /// How to print.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// Aligned columns
     #[default]
     Table,
@@ -75,7 +75,7 @@ enum Format {
 }
 
 /// An address stands for the range of itself.
-fn net(text: &str) -> Result<IpNet, String> {
+pub(super) fn net(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     let net = text.parse().or_else(|_| address());
     net.map_err(|_| "neither an address nor a CIDR: write 10.0.0.1 or 10.0.0.0/8".to_owned())
@@ -129,7 +129,7 @@ impl Filters {
 
 /// Whether `name` (`namespace/name`) begins with what is wanted; a bare name is of any
 /// namespace.
-fn is_of(name: &str, wanted: &str) -> bool {
+pub(super) fn is_of(name: &str, wanted: &str) -> bool {
     if name.is_empty() {
         return false;
     }
@@ -185,7 +185,7 @@ async fn ports(address: &str) -> anyhow::Result<Vec<SnatPorts>> {
     stream.map(|one| one.map_err(refused)).try_collect().await
 }
 
-fn json(name: &str, messages: &[impl prost::Message]) -> anyhow::Result<ExitCode> {
+pub(super) fn json(name: &str, messages: &[impl prost::Message]) -> anyhow::Result<ExitCode> {
     use std::io::Write as _;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for message in messages {

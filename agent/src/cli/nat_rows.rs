@@ -17,7 +17,7 @@ const EXPLAINED: usize = 10;
 
 /// Lines to print.
 pub struct Page {
-    wide: bool,
+    pub(super) wide: bool,
     colour: bool,
     table: Table,
     lines: Vec<(String, Tone)>,
@@ -34,7 +34,8 @@ impl Page {
         }
     }
 
-    fn columns(&mut self, header: &[&str], rows: &[(Vec<String>, Tone)]) {
+    /// Adds a table.
+    pub(super) fn columns(&mut self, header: &[&str], rows: &[(Vec<String>, Tone)]) {
         rows.iter().for_each(|(row, _)| self.table.fit(row));
         self.lines.push((self.table.line(header), Tone::Header));
         for (row, tone) in rows {
@@ -42,7 +43,8 @@ impl Page {
         }
     }
 
-    fn say(&mut self, line: String, tone: Tone) {
+    /// Adds a line.
+    pub(super) fn say(&mut self, line: String, tone: Tone) {
         self.lines.push((line, tone));
     }
 
@@ -183,7 +185,7 @@ pub fn ports(page: &mut Page, all: &[SnatPorts]) {
     page.columns(&header, &rows);
 }
 
-fn or_none(text: &str) -> String {
+pub(super) fn or_none(text: &str) -> String {
     if text.is_empty() { NONE } else { text }.to_owned()
 }
 
@@ -197,7 +199,7 @@ fn tuple(tuple: Option<&NatTuple>) -> String {
     )
 }
 
-fn end(ip: &str, port: u32) -> String {
+pub(super) fn end(ip: &str, port: u32) -> String {
     if ip.contains(':') {
         format!("[{ip}]:{port}")
     } else {

@@ -3,10 +3,14 @@
 //! Only what is needed of the format: Documentation/bpf/btf.rst, uapi linux/btf.h. The types are
 //! walked in place; a full parse of a vmlinux would cost tens of megabytes for four numbers.
 
+mod drops;
+
 use std::path::Path;
 
 use bytes::Buf;
 use nodescope_ebpf::{Offsets, extra::SocketOffsets};
+
+pub use drops::DropTypes;
 
 /// Where the kernel shows its types.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -42,6 +46,7 @@ mod kind {
     pub(super) const STRUCT: u32 = 4;
     pub(super) const UNION: u32 = 5;
     pub(super) const ENUM: u32 = 6;
+    pub(super) const TYPEDEF: u32 = 8;
     pub(super) const FUNC_PROTO: u32 = 13;
     pub(super) const VAR: u32 = 14;
     pub(super) const DATASEC: u32 = 15;
@@ -229,7 +234,7 @@ fn trailing(info: u32) -> Result<usize, Error> {
         kind::STRUCT | kind::UNION | kind::DATASEC | kind::ENUM64 => 12 * vlen(info),
         kind::ENUM | kind::FUNC_PROTO => 8 * vlen(info),
         // PTR, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, FLOAT, TYPE_TAG.
-        2 | 7..=12 | 16 | 18 => 0,
+        2 | 7 | kind::TYPEDEF | 9..=12 | 16 | 18 => 0,
         _ => return Err(Error::Malformed("a kind that is not known")),
     })
 }

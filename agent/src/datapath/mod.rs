@@ -4,7 +4,9 @@ mod attach;
 mod batch;
 pub mod btf;
 mod capability;
+mod drops;
 mod events;
+mod kernel_log;
 mod loading;
 mod payload;
 mod pods;
@@ -12,6 +14,7 @@ mod preflight;
 mod programs;
 mod retransmits;
 mod ring;
+mod symbols;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -22,10 +25,12 @@ use nodescope_ebpf::extra::{Extra, SocketOffsets};
 use nodescope_ebpf::{Counter, EventKind, HopKey, HopRecord, NatRecord, Reason, UnattributedKey};
 
 pub use attach::{Method, Side};
+pub use drops::{Dropped, Drops};
 pub use events::Events;
 pub use payload::{Head, Heads, ProbeEnds, ProbePorts};
 pub use preflight::{Preflight, PreflightItem, Verdict, preflight};
 pub use programs::Program;
+pub use symbols::Symbols;
 
 use loading::{chain, kernel_types, lift_memlock, log_level, offsets, refused};
 use pods::{CounterPod, ExtraPod, Key, NatValue, OffsetsPod, Record, SocketPod, UnattributedPod};
@@ -102,6 +107,7 @@ pub struct Datapath {
     /// Why translations are not read from packets, when they are not.
     nat_off: Option<String>,
     capacity: u32,
+    drops: Option<drops::Plan>,
 }
 
 impl Datapath {
@@ -117,6 +123,7 @@ impl Datapath {
             .as_ref()
             .map_err(Clone::clone)
             .and_then(|types| types.sockets().map_err(|error| error.to_string()));
+        let drops = drops::Plan::of(types.as_ref());
         let (offsets, nat_off) = match offsets(settings, types) {
             Ok(offsets) => (offsets, None),
             Err(why) => (nodescope_ebpf::Offsets::default(), Some(why)),
@@ -128,6 +135,7 @@ impl Datapath {
                 .map_or(SocketOffsets::default(), |known| *known),
         );
         let capacity = settings.max_connections.saturating_mul(HOPS_PER_CONNECTION);
+        let drop_offsets = drops.offsets();
         let mut ebpf = aya::EbpfLoader::new()
             // Without relocations against the kernel's types its BTF need not be parsed.
             .btf(None)
@@ -135,6 +143,7 @@ impl Datapath {
             .override_global("SOCKET", &known, true)
             // What the log does not take, the verifier cuts out.
             .override_global(aya_log::LEVEL, &log_level(), false)
+            .override_global(drops::OFFSETS, &drop_offsets, true)
             .map_max_entries(HOPS, capacity)
             .map_max_entries(NAT, capacity / 2)
             .map_max_entries(EXTRA, (capacity / 8).max(1024))
@@ -169,6 +178,7 @@ impl Datapath {
             batches: batch::Batches::new(BATCH),
             nat_off,
             capacity,
+            drops: Some(drops),
             ebpf,
         })
     }
@@ -370,27 +380,6 @@ impl Datapath {
             Heads::take(&mut self.ebpf)?,
             ProbePorts::take(&mut self.ebpf)?,
         ))
-    }
-
-    /// Passes the kernel side's own log lines to this process's log, until the task is dropped.
-    ///
-    /// # Errors
-    ///
-    /// The ring of the log cannot be opened.
-    pub fn forward_log(&mut self) -> Result<tokio::task::JoinHandle<()>, Error> {
-        let logger = aya_log::EbpfLogger::init(&mut self.ebpf)
-            .map_err(|error| Error::Load(chain(&error)))?;
-        let readable = tokio::io::Interest::READABLE;
-        // SAFETY: the logger owns its ring's descriptor and keeps it open for as long as it lives.
-        let mut logger =
-            unsafe { tokio::io::unix::AsyncFd::register_with_interest(logger, readable) }
-                .map_err(|error| Error::Load(error.to_string()))?;
-        Ok(tokio::spawn(async move {
-            while let Ok(mut guard) = logger.readable_mut().await {
-                guard.get_inner_mut().flush();
-                guard.clear_ready();
-            }
-        }))
     }
 }
 

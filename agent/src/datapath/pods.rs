@@ -1,6 +1,7 @@
 //! The contract's types under names that aya may copy as bytes.
 
 use aya::Pod;
+use nodescope_ebpf::drop::{DropKey, DropOffsets, DropRecord};
 use nodescope_ebpf::extra::{Extra, SocketOffsets};
 use nodescope_ebpf::{
     Counter, HopKey, HopRecord, NatRecord, NatTuple, Offsets, ProbeKey, UnattributedKey,
@@ -40,4 +41,10 @@ pod! {
     OffsetsPod(Offsets);
     /// The read-only global `SOCKET`.
     SocketPod(SocketOffsets);
+    /// Key of `DROPS`.
+    DropKeyPod(DropKey);
+    /// Value of `DROPS`.
+    DropPod(DropRecord);
+    /// The read-only global `DROP_OFFSETS`.
+    DropOffsetsPod(DropOffsets);
 }

@@ -54,8 +54,8 @@ pub struct Preflight {
 pub fn preflight() -> Preflight {
     let mut items = vec![kernel(), types()];
     items.extend(capabilities());
-    let (programs, nat_off) = load();
-    items.push(programs);
+    let (loaded, nat_off) = load();
+    items.extend(loaded);
     items.push(attachment());
     Preflight { items, nat_off }
 }
@@ -132,26 +132,56 @@ fn capabilities() -> Vec<PreflightItem> {
         .collect()
 }
 
-fn load() -> (PreflightItem, Option<String>) {
+/// The programs, and what the kernel tells of drops; why translations cannot be read.
+fn load() -> (Vec<PreflightItem>, Option<String>) {
     let settings = Settings {
         max_connections: 1024,
         nat: true,
         method: None,
     };
-    let (verdict, evidence, nat_off) = match Datapath::load(&settings) {
-        Ok(datapath) => (
+    let name = "programs";
+    match Datapath::load(&settings) {
+        Ok(mut datapath) => {
+            let drops = drops(&mut datapath);
+            let programs = PreflightItem {
+                name,
+                verdict: Verdict::Pass,
+                evidence: format!("loaded and verified{}", instructions(&datapath)),
+            };
+            let nat_off = datapath.nat_off().map(str::to_owned);
+            (vec![programs, drops], nat_off)
+        }
+        Err(error) => {
+            let programs = PreflightItem {
+                name,
+                verdict: Verdict::Fail,
+                evidence: error.to_string(),
+            };
+            (vec![programs], None)
+        }
+    }
+}
+
+fn drops(datapath: &mut Datapath) -> PreflightItem {
+    let (verdict, evidence) = match datapath.try_drops() {
+        Ok(0) => (
             Verdict::Pass,
-            format!("loaded and verified{}", instructions(&datapath)),
-            datapath.nat_off().map(str::to_owned),
+            "dropped packets are seen; this kernel does not say why (before 5.17)".to_owned(),
         ),
-        Err(error) => (Verdict::Fail, error.to_string(), None),
+        Ok(reasons) => (
+            Verdict::Pass,
+            format!("dropped packets are seen, with {reasons} reasons"),
+        ),
+        Err(why) => (
+            Verdict::Unknown,
+            format!("dropped packets are not seen: {why}"),
+        ),
     };
-    let item = PreflightItem {
-        name: "programs",
+    PreflightItem {
+        name: "drops",
         verdict,
         evidence,
-    };
-    (item, nat_off)
+    }
 }
 
 /// How many instructions the verifier looked at, where the kernel tells.

@@ -1,6 +1,7 @@
 //! The loop between the kernel and the flows: attach, drain, join, report.
 
 mod conntrack;
+mod drops;
 mod entries;
 mod hooks;
 mod run;
@@ -19,6 +20,7 @@ use crate::flow::{
 use crate::node::InterfaceFilter;
 use crate::node::conntrack::Conntrack;
 
+pub use drops::DropStatus;
 use entries::Entries;
 pub use run::{Intervals, run};
 pub use status::{HookStatus, InterfaceStatus, Status};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::drops::Drops;
 use super::{Engine, SETTLE, Status, conntrack};
 use crate::datapath;
 use crate::flow::Flow;
@@ -22,6 +23,9 @@ pub struct Intervals {
 
 /// A change of the interfaces is told of after so long, together with those that follow it.
 const STATUS_DELAY: Duration = Duration::from_millis(50);
+
+/// A loss is told of after so long, together with those that follow it: so often at most.
+const DROPS_DELAY: Duration = Duration::from_millis(50);
 
 /// Events taken from the ring before anything else gets its turn.
 const EVENTS_AT_ONCE: usize = 1024;
@@ -41,15 +45,17 @@ pub async fn run(
 ) -> Result<(), datapath::Error> {
     let mut events = engine.datapath().events()?;
     let mut conntrack = engine.conntrack.take();
+    let mut drops = Drops::begin(engine.datapath());
     let mut drain = interval(intervals.drain);
     drain.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut flow = interval(intervals.flow);
     flow.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let view = nodes.borrow_and_update().clone();
     engine.reconcile(&view);
-    status.send_replace(Arc::new(engine.status()));
+    status.send_replace(Arc::new(engine.status(&drops)));
     let mut open_at = None;
     let mut status_at = None;
+    let mut dropped_at = None;
     loop {
         if !engine.waits_to_open() {
             open_at = None;
@@ -71,26 +77,35 @@ pub async fn run(
             }
             () = at(status_at) => {
                 status_at = None;
-                status.send_replace(Arc::new(engine.status()));
+                status.send_replace(Arc::new(engine.status(&drops)));
             }
             changes = conntrack::next(&mut conntrack) => engine.learn(&changes),
             () = at(open_at) => {
                 open_at = None;
                 engine.opened().into_iter().for_each(&mut emit);
             }
+            () = at(dropped_at) => {
+                dropped_at = None;
+                engine.dropped(&mut drops, true).into_iter().for_each(&mut emit);
+            }
+            () = drops.begun(), if dropped_at.is_none() => {
+                // The packets of one moment make one record.
+                dropped_at = Some(Instant::now() + DROPS_DELAY);
+            }
             _ = flow.tick() => {
                 engine.drain();
                 engine.opened().into_iter().for_each(&mut emit);
                 engine.updates().into_iter().for_each(&mut emit);
-                status.send_replace(Arc::new(engine.status()));
+                status.send_replace(Arc::new(engine.status(&drops)));
             }
             _ = drain.tick() => {
                 engine.drain();
                 engine.closed().into_iter().for_each(&mut emit);
+                engine.dropped(&mut drops, false).into_iter().for_each(&mut emit);
                 // What was refused may work now.
                 let view = nodes.borrow().clone();
                 engine.reconcile(&view);
-                status.send_replace(Arc::new(engine.status()));
+                status.send_replace(Arc::new(engine.status(&drops)));
             }
             keys = events.next(EVENTS_AT_ONCE) => match keys {
                 Ok(keys) => engine.poke(&keys),
@@ -104,7 +119,11 @@ pub async fn run(
     }
     engine.drain();
     engine.last().into_iter().for_each(&mut emit);
-    status.send_replace(Arc::new(engine.status()));
+    engine
+        .dropped(&mut drops, false)
+        .into_iter()
+        .for_each(&mut emit);
+    status.send_replace(Arc::new(engine.status(&drops)));
     Ok(())
 }
 

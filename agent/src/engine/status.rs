@@ -7,6 +7,7 @@ use std::time::Duration;
 use nodescope_ebpf::{EventKind, Reason};
 
 use super::Engine;
+use super::drops::{DropStatus, Drops};
 use crate::flow::{Counts, Direction, Role};
 
 /// One hook: an interface's ingress or egress.
@@ -80,11 +81,13 @@ pub struct Status {
     pub nat_off: Option<String>,
     /// Whether they are taken from conntrack's events.
     pub nat_by_netlink: bool,
+    /// Packets that the kernel dropped.
+    pub drops: DropStatus,
 }
 
 impl Engine {
     /// The engine now. Durations of drains are handed out once.
-    pub fn status(&mut self) -> Status {
+    pub(super) fn status(&mut self, drops: &Drops) -> Status {
         let unattributed = self.datapath.unattributed().unwrap_or_else(|error| {
             self.drain.failures += 1;
             tracing::warn!(%error, "reading what is in no record");
@@ -151,6 +154,7 @@ impl Engine {
             drain_failures: self.drain.failures,
             nat_off: self.datapath.nat_off().map(str::to_owned),
             nat_by_netlink: self.entries.is_some(),
+            drops: drops.status(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Hops joined into connections, and the [`Flow`] that is said about each.
 
 mod connection;
+mod dropped;
 pub mod identity;
 mod join;
 pub mod model;
@@ -15,6 +16,7 @@ mod tracker;
 mod tuple;
 
 pub use connection::{Connection, HopState};
+pub use dropped::{Drop, Loss, conversation, dropped};
 pub use identity::{Identity, Node, ObjectName, Pod, Workload};
 pub use model::*;
 pub use notes::{Encapsulation, IcmpErrors, Notes, Tunnel};

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::dropped::Drop;
 use super::identity::{Identity, ObjectName};
 use super::notes::Notes;
 use super::probe::Probe;
@@ -418,4 +419,6 @@ pub struct Flow {
     pub probe: Option<Probe>,
     /// What few connections have.
     pub notes: Notes,
+    /// Why and where packets died; the only record that has it is one of [`Event::Drop`].
+    pub drop: Option<Drop>,
 }

@@ -100,6 +100,7 @@ pub fn flow(
         hops,
         probe: None,
         notes: connection.notes(),
+        drop: None,
     }
 }
 

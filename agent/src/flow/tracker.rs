@@ -60,6 +60,11 @@ impl Tracker {
         self.connections.get_mut(&id)
     }
 
+    /// The connection that a conversation belongs to.
+    pub fn find(&self, conversation: &Conversation) -> Option<u64> {
+        self.by_conversation.get(conversation).copied()
+    }
+
     /// Connections that are known now.
     pub fn len(&self) -> usize {
         self.connections.len()

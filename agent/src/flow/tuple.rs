@@ -32,14 +32,19 @@ impl Conversation {
 
     /// What a conntrack tuple is about.
     pub fn of_nat(tuple: &NatTuple, protocol: u8) -> Self {
-        let forward = ordered(
-            &tuple.source,
-            tuple.source_port,
-            &tuple.destination,
-            tuple.destination_port,
-        );
         let source = (tuple.source, tuple.source_port);
         let destination = (tuple.destination, tuple.destination_port);
+        Self::of_ends(source, destination, protocol, 0)
+    }
+
+    /// What packets from one end to another are about; `kind` is a [`nodescope_ebpf::Kind`].
+    pub fn of_ends(
+        source: (Address, u16),
+        destination: (Address, u16),
+        protocol: u8,
+        kind: u8,
+    ) -> Self {
+        let forward = ordered(&source.0, source.1, &destination.0, destination.1);
         let ((a, a_port), (b, b_port)) = if forward {
             (source, destination)
         } else {
@@ -51,7 +56,7 @@ impl Conversation {
             a_port,
             b_port,
             protocol,
-            kind: 0,
+            kind,
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod checks;
 pub mod dns;
+pub mod drops;
 pub mod here;
 pub mod nat;
 pub mod probes;

@@ -23,6 +23,9 @@ pub const TRANSLATION: &str = "nodescope.v1.Translation";
 /// Name of what `Nat/Ports` answers.
 pub const SNAT_PORTS: &str = "nodescope.v1.SnatPorts";
 
+/// Name of a loss of `Drops/List`.
+pub const DROP_REPORT: &str = "nodescope.v1.DropReport";
+
 /// Why a message has no JSON form, or a JSON text is no message.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -10,6 +10,7 @@ mod checks_nodes;
 mod cli;
 mod common;
 mod conservation;
+mod drops;
 mod frames;
 mod lifecycle;
 mod nat;

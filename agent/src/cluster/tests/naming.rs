@@ -90,6 +90,7 @@ fn flow(
         hops,
         probe: None,
         notes: Default::default(),
+        drop: None,
     })
 }
 

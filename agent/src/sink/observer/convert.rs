@@ -65,7 +65,8 @@ pub fn record(flow: &Flow) -> proto::Flow {
             }),
         traffic_direction: traffic_direction(&flow.hops).into(),
         trace_observation_point: point.into(),
-        is_reply: Some(false),
+        // Of a packet that died only its own direction is known.
+        is_reply: (!dropped).then_some(false),
         interface: last.map(|hop| proto::NetworkInterface {
             index: hop.ifindex,
             name: hop.interface.to_string(),

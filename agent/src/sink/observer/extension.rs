@@ -10,7 +10,7 @@ use prost_types::{Any, Timestamp, Value};
 
 use super::notes;
 use super::structs::{Fields, IntoValue as _, number, pack, put, text};
-use crate::flow::{Flow, Hop, Probe, ProbeStatus, Tcp, Traffic, Tuple};
+use crate::flow::{Drop, Flow, Hop, Probe, ProbeStatus, Tcp, Traffic, Tuple};
 use crate::sink::names;
 
 /// The extensions of a flow.
@@ -58,7 +58,22 @@ pub fn of(flow: &Flow) -> Any {
         put(&mut fields, "probe", probe(of));
     }
     notes::add(&mut fields, flow);
+    if let Some(of) = &flow.drop {
+        put(&mut fields, "drop", lost(of));
+    }
     pack(fields)
+}
+
+fn lost(drop: &Drop) -> Fields {
+    let mut fields = Fields::new();
+    put(&mut fields, "reason", drop.reason.to_string());
+    put(&mut fields, "hook", drop.hook());
+    put(&mut fields, "interface", drop.interface.to_string());
+    put(&mut fields, "direction", names::direction(drop.direction));
+    if let Some(function) = &drop.function {
+        put(&mut fields, "function", function.to_string());
+    }
+    fields
 }
 
 fn probe(probe: &Probe) -> Fields {

@@ -1,6 +1,7 @@
 //! The Hubble API: recent and live flows, filtered, over gRPC.
 
 pub mod convert;
+mod drops;
 pub mod extension;
 pub mod filter;
 pub mod identity;

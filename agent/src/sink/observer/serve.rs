@@ -12,6 +12,7 @@ use tonic::transport::server::Router;
 
 use super::state::Observer;
 use crate::sink::proto::node::checks_server::ChecksServer;
+use crate::sink::proto::node::drops_server::DropsServer;
 use crate::sink::proto::node::nat_server::NatServer;
 use crate::sink::proto::node::node_server::NodeServer;
 use crate::sink::proto::node::probes_server::ProbesServer;
@@ -125,6 +126,7 @@ async fn router(observer: &Observer) -> Router {
         .add_service(PeerServer::new(observer.clone()))
         .add_service(NodeServer::new(observer.clone()))
         .add_optional_service(observer.nat().cloned().map(NatServer::new))
+        .add_optional_service(observer.drops().cloned().map(DropsServer::new))
         .add_optional_service(observer.insights().cloned().map(ServicesServer::new))
         .add_optional_service(observer.insights().cloned().map(ChecksServer::new))
         .add_service(ProbesServer::new(observer.clone()))

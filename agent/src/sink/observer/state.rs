@@ -6,10 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use super::drops::DropsService;
 use super::insights::Insights;
 use super::nat::NatService;
 use super::ring::{Batch, Ring};
+use crate::engine::Status;
 use crate::flow::{Flow, Identity};
+use crate::insight::drops::Losses;
 use crate::insight::here::Here;
 use crate::insight::nat::Translations;
 use crate::insight::probes::Probes;
@@ -50,6 +53,8 @@ struct Shared {
     seen: watch::Sender<u64>,
     /// Open connections with their translation, where an agent keeps them.
     nat: OnceLock<NatService>,
+    /// Packets that died, where an agent keeps them.
+    drops: OnceLock<DropsService>,
     /// Services and checks, where an agent keeps what they take.
     insights: OnceLock<Insights>,
     /// Turns true when streams have to end.
@@ -79,6 +84,7 @@ impl Observer {
             probes: OnceLock::new(),
             seen: watch::Sender::new(0),
             nat: OnceLock::new(),
+            drops: OnceLock::new(),
             insights: OnceLock::new(),
             closing: watch::Sender::new(false),
         }))
@@ -100,6 +106,20 @@ impl Observer {
     pub fn with_insights(self, here: Here) -> Self {
         self.0.insights.get_or_init(|| Insights::new(here));
         self
+    }
+
+    /// Serves `nodescope.v1.Drops` as well, from these; of several the first counts.
+    #[must_use]
+    pub fn with_losses(self, losses: Losses, statuses: watch::Receiver<Arc<Status>>) -> Self {
+        let node = self.0.config.node.clone();
+        self.0
+            .drops
+            .get_or_init(|| DropsService::new(node, losses, statuses));
+        self
+    }
+
+    pub(super) fn drops(&self) -> Option<&DropsService> {
+        self.0.drops.get()
     }
 
     pub(super) fn insights(&self) -> Option<&Insights> {

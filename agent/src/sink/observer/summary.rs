@@ -8,6 +8,16 @@ use crate::sink::names;
 /// For example `TCP established 5/4 packets snat 10.224.0.4:60996 (masquerade)`.
 pub fn of(flow: &Flow) -> String {
     let mut line = flow.tuple.protocol.to_string();
+    if let Some(drop) = &flow.drop {
+        let packets = flow.forward.delta.packets;
+        let drop = format!(
+            "dropped {} at {}, {packets} packets",
+            drop.reason,
+            drop.hook()
+        );
+        add(&mut line, &drop);
+        return line;
+    }
     if let Some(tcp) = flow.tcp {
         add(&mut line, names::tcp_state(tcp.state));
     } else if flow.tuple.protocol.is_icmp() && flow.echo_rtt.is_some() {

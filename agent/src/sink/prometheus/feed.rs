@@ -82,6 +82,12 @@ fn engine(own: &SelfMetrics, status: &Status, known: &mut HashSet<Arc<str>>) {
     for (kind, lost) in &status.events_lost {
         own.set_events_lost(kind, *lost);
     }
+    for (reason, packets) in &status.drops.unplaced {
+        own.set_drops_unplaced(reason, *packets);
+    }
+    for (kind, packets) in &status.drops.ignored {
+        own.set_freed(kind, *packets);
+    }
     for drain in &status.drains {
         own.observe_drain(*drain);
     }

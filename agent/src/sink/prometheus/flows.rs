@@ -21,6 +21,7 @@ const HANDSHAKE_BUCKETS: [f64; 14] = [
 
 pub(super) struct FlowMetrics {
     labels: FlowLabels,
+    drops: Family,
     bytes: Family,
     packets: Family,
     services: Family,
@@ -65,7 +66,16 @@ impl FlowMetrics {
                 .buckets(HANDSHAKE_BUCKETS.to_vec()),
         )?;
         registry.register(Box::new(handshake.clone()))?;
+        let drop_names: Vec<_> = ["reason", "direction"]
+            .into_iter()
+            .chain(labels.names())
+            .collect();
         Ok(Self {
+            drops: family(
+                "drops_total",
+                "Packets that the kernel dropped on this node, by its reason.",
+                &drop_names,
+            )?,
             bytes: family("flow_bytes_total", "Bytes of flows.", &names)?,
             packets: family("flow_packets_total", "Packets of flows.", &names)?,
             services: family(
@@ -114,6 +124,16 @@ impl FlowMetrics {
     }
 
     pub(super) fn observe(&mut self, flow: &Flow) {
+        // Packets that died were counted by the hooks that they passed before.
+        if let Some(drop) = &flow.drop {
+            let ends = self.labels.values(flow);
+            let labels: Vec<_> = [&*drop.reason, names::direction(drop.direction)]
+                .into_iter()
+                .chain(ends)
+                .collect();
+            self.drops.add(&labels, flow.forward.delta.packets);
+            return;
+        }
         let class = names::class(flow.class);
         for (direction, traffic) in [("forward", &flow.forward), ("reply", &flow.reply)] {
             let ends = self.labels.values(flow);

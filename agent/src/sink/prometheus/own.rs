@@ -28,6 +28,8 @@ pub struct SelfMetrics {
     flow_table_entries: IntGauge,
     flow_table_limit: IntGauge,
     events_lost: Mirror,
+    drops_unplaced: Mirror,
+    freed: Mirror,
     drain: Histogram,
     conntrack_entries: IntGauge,
     conntrack_limit: IntGauge,
@@ -99,6 +101,16 @@ impl SelfMetrics {
             events_lost: mirror(
                 "events_lost_total",
                 "Events and records that did not reach their reader.",
+                &["kind"],
+            )?,
+            drops_unplaced: mirror(
+                "drops_unplaced_total",
+                "Dropped packets for whose tuple the kernel side had no room, by reason.",
+                &["reason"],
+            )?,
+            freed: mirror(
+                "freed_packets_total",
+                "Packets that the kernel freed and that are no loss of this node, by kind.",
                 &["kind"],
             )?,
             drain,
@@ -196,6 +208,16 @@ impl SelfMetrics {
     /// Events lost since the start, by kind (`ringbuf`, `flow_log`, …).
     pub fn set_events_lost(&self, kind: &str, lost: u64) {
         self.events_lost.set(&[kind], lost);
+    }
+
+    /// Dropped packets that found the kernel's table full, by reason, since the start.
+    pub fn set_drops_unplaced(&self, reason: &str, packets: u64) {
+        self.drops_unplaced.set(&[reason], packets);
+    }
+
+    /// Freed packets that were no loss of this node, by kind, since the start.
+    pub fn set_freed(&self, kind: &str, packets: u64) {
+        self.freed.set(&[kind], packets);
     }
 
     /// Time that one drain took.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
-use crate::flow::{Class, Counts, Direction, Event, Flow, Role, TcpState};
+use crate::flow::{Class, Counts, Direction, Drop, Event, Flow, Role, TcpState};
 use crate::sink::fixture::{masqueraded, ping, pod_to_pod, through_service};
 
 type Tested = anyhow::Result<()>;
@@ -154,6 +154,34 @@ fn a_service_that_is_named_late_is_counted_once() -> Tested {
     let series = "nodescope_service_connections_total\
                   {client_ip=\"kept\",namespace=\"shop\",policy=\"\",service=\"db\"}";
     assert_value!(metrics, series, Some(1.0));
+    Ok(())
+}
+
+#[test]
+fn packets_that_died_are_counted_as_such_alone() -> Tested {
+    let metrics = Metrics::new(&Options::default())?;
+    let mut flow = as_event(pod_to_pod(), Event::Drop);
+    flow.drop = Some(Drop {
+        reason: "NETFILTER_DROP".into(),
+        interface: "cbr0".into(),
+        in_pod: false,
+        direction: Direction::Ingress,
+        function: None,
+    });
+    let packets = flow.forward.delta.packets as f64;
+    metrics.observe([&flow, &flow]);
+    let text = String::from_utf8(metrics.text()?)?;
+    let drops: Vec<_> = text
+        .lines()
+        .filter(|line| line.starts_with("nodescope_drops_total{"))
+        .collect();
+    assert_eq!(drops.len(), 1, "{drops:?}");
+    assert!(drops[0].contains("direction=\"ingress\"") && drops[0].contains("NETFILTER_DROP"));
+    assert!(
+        drops[0].ends_with(&format!(" {}", 2.0 * packets)),
+        "{drops:?}"
+    );
+    assert!(!text.contains("nodescope_flow_packets_total{"));
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Echo over TCP and UDP: servers and their clients.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -91,7 +92,14 @@ pub(super) async fn udp_send(to: SocketAddr, size: usize, answers: bool, pace: P
     let mut received = 0;
     for round in 0..pace.count {
         pace.wait(round).await;
-        socket.send(&sent).await?;
+        let mut outcome = socket.send(&sent).await;
+        // What an earlier datagram met is told instead of sending this one.
+        while !answers
+            && matches!(&outcome, Err(error) if error.kind() == ErrorKind::ConnectionRefused)
+        {
+            outcome = socket.send(&sent).await;
+        }
+        outcome?;
         if answers && let Ok(Ok(_)) = timeout(pace.timeout(), socket.recv(&mut buffer)).await {
             received += 1;
         }
