@@ -47,12 +47,12 @@ pub fn run(wanted: &[String], write: bool) -> anyhow::Result<()> {
         wanted.to_vec()
     };
     let reports = boot_all(&ready, &series)?;
-    let table = table::table(&reports);
-    println!("{table}");
+    println!("{}", table::table(&reports));
+    verdict(&reports)?;
     if write {
-        table::write(&ready.root.join("README.md"), &table)?;
+        table::write(&ready.root.join("README.md"), &table::features(&reports))?;
     }
-    verdict(&reports)
+    Ok(())
 }
 
 /// The same for the tests of the whole project: the reason, where this machine cannot do it.
@@ -158,8 +158,22 @@ fn boot(ready: &Ready, series: &str) -> anyhow::Result<Report> {
     let kernel = package::fetch(&ready.cache, series)?;
     let initrd = image::make(&ready.cache, &kernel, &ready.tests)?;
     eprintln!("booting Linux {}", kernel.release);
-    guest::boot(&ready.qemu, series, &kernel.vmlinuz, &initrd)
-        .with_context(|| format!("Linux {series}"))
+    let once = || {
+        guest::boot(&ready.qemu, series, &kernel.vmlinuz, &initrd)
+            .with_context(|| format!("Linux {series}"))
+    };
+    let mut report = once()?;
+    if !report.begun {
+        // The kernel and the emulator did not get on; no test has run yet.
+        eprintln!("Linux {} did not boot, once more", kernel.release);
+        report = once()?;
+    }
+    eprintln!(
+        "Linux {} took {:.0} s",
+        kernel.release,
+        report.took.as_secs_f64()
+    );
+    Ok(report)
 }
 
 fn verdict(reports: &[Report]) -> anyhow::Result<()> {
