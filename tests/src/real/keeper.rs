@@ -69,8 +69,12 @@ impl Drop for Namespace {
 /// A program is missing, or a server does not become ready.
 pub fn keep(name: &str, services: Ipv4Net) -> Result<()> {
     let assets = Assets::required()?;
-    let (mut held, credentials) = start(name, services, &assets)?;
+    let (mut held, credentials, controllers) = start(name, services, &assets)?;
     wait_ready(&mut held, &credentials)?;
+    // Not before: they give up when the API server is not healthy within ten seconds.
+    let space = Netns::named(names::namespace(name, "control"));
+    let log = held.run.path().join("logs/kube-controller-manager");
+    held.servers.push(Proc::start(&space, &controllers, &log)?);
     let announcement = Announcement {
         address: held.relay.address(),
         credentials,
@@ -84,7 +88,12 @@ pub fn keep(name: &str, services: Ipv4Net) -> Result<()> {
     Ok(())
 }
 
-fn start(name: &str, services: Ipv4Net, assets: &Assets) -> Result<(Held, Credentials)> {
+/// Starts etcd and the API server; gives the command line of the controllers as well.
+fn start(
+    name: &str,
+    services: Ipv4Net,
+    assets: &Assets,
+) -> Result<(Held, Credentials, Vec<String>)> {
     names::check_lab_name(name)?;
     let run = RunDir::take(name)?;
     let dir = run.path().to_owned();
@@ -108,24 +117,21 @@ fn start(name: &str, services: Ipv4Net, assets: &Assets) -> Result<(Held, Creden
             "kube-apiserver",
             apiserver(&assets.apiserver.display().to_string(), services, &files),
         )?,
-        spawn(
-            "kube-controller-manager",
-            vec![
-                assets.controller_manager.display().to_string(),
-                format!("--kubeconfig={}", admin.display()),
-                "--bind-address=127.0.0.1".to_owned(),
-                "--port=0".to_owned(),
-                "--leader-elect=false".to_owned(),
-                format!("--cert-dir={data}-controllers"),
-                format!(
-                    "--service-account-private-key-file={}",
-                    files.account_key.display()
-                ),
-                "--use-service-account-credentials=false".to_owned(),
-                CONTROLLERS.to_owned(),
-                FEATURES.to_owned(),
-            ],
-        )?,
+    ];
+    let controllers = vec![
+        assets.controller_manager.display().to_string(),
+        format!("--kubeconfig={}", admin.display()),
+        "--bind-address=127.0.0.1".to_owned(),
+        "--port=0".to_owned(),
+        "--leader-elect=false".to_owned(),
+        format!("--cert-dir={data}-controllers"),
+        format!(
+            "--service-account-private-key-file={}",
+            files.account_key.display()
+        ),
+        "--use-service-account-credentials=false".to_owned(),
+        CONTROLLERS.to_owned(),
+        FEATURES.to_owned(),
     ];
     let held = Held {
         relay: Relay::into_netns(&space, API)?,
@@ -133,7 +139,7 @@ fn start(name: &str, services: Ipv4Net, assets: &Assets) -> Result<(Held, Creden
         _namespace: namespace,
         run,
     };
-    Ok((held, credentials))
+    Ok((held, credentials, controllers))
 }
 
 /// etcd without a disk's guarantees: nothing of it outlives the lab.
