@@ -12,7 +12,7 @@ use nodescope_ebpf::{
 use crate::{
     events::tell,
     frame::Head,
-    maps::{HOPS, PORTS, UNATTRIBUTED, UNPLACED},
+    maps::{HOPS, PORTS, SCRATCH, UNATTRIBUTED, UNPLACED},
     nat, payload, rare, tcp,
 };
 
@@ -32,6 +32,12 @@ impl Skb {
     #[inline(always)]
     pub fn offloaded(self) -> bool {
         self.segments > 1
+    }
+
+    /// Packets that it is on the wire.
+    #[inline(always)]
+    fn packets(self) -> u32 {
+        if self.offloaded() { self.segments } else { 1 }
     }
 
     /// Reads it.
@@ -98,15 +104,22 @@ fn attribute<const EGRESS: bool>(ctx: &TcContext, skb: Skb) -> Result<(), Reason
         forward,
         flags,
     } = packet;
-    let record = match HOPS.get_ptr_mut(&key) {
-        Some(record) => record,
+    let (record, counted) = match HOPS.get_ptr_mut(&key) {
+        Some(record) => (record, false),
         // There is more to say of it than it costs to read it again.
         None if rare::is_worth_a_look(ctx, &key) => return rare::attribute(ctx, EGRESS),
-        None => make(&key, forward, flags, Echo::No)?,
+        None => make(&key, forward, flags, Echo::No, skb)?,
     };
+    offload(ctx, skb, EGRESS);
+    // Taken out again by the agent already, with this packet in it.
+    if record.is_null() {
+        return Ok(());
+    }
     // SAFETY: the record comes from the map, whose elements stay valid for this run.
     unsafe {
-        count(ctx, record, forward, skb, EGRESS);
+        if !counted {
+            add(record, forward, skb);
+        }
         follow(&key, record, forward, flags);
         if (*record).payload != 0 {
             let sender = if forward { key.a_port } else { key.b_port };
@@ -119,29 +132,66 @@ fn attribute<const EGRESS: bool>(ctx: &TcContext, skb: Skb) -> Result<(), Reason
     Ok(())
 }
 
-/// Makes a record for a packet, or gives the one that another CPU just made.
+/// Makes a record for a packet, or gives the one that another CPU just made; and whether the
+/// packet is in it. One that is taken out again at once is null.
 #[inline(always)]
-pub fn make(key: &HopKey, forward: bool, flags: u16, echo: Echo) -> Result<*mut HopRecord, Reason> {
+pub fn make(
+    key: &HopKey,
+    forward: bool,
+    flags: u16,
+    echo: Echo,
+    skb: Skb,
+) -> Result<(*mut HopRecord, bool), Reason> {
     // A SYN+ACK or an echo reply is an answer: the one who gets it opened.
     const ANSWER: u16 = (tcp_flag::SYN | tcp_flag::ACK) as u16;
     let answer = flags & ANSWER == ANSWER || echo == Echo::Reply;
-    open(key, u32::from(forward == answer));
-    HOPS.get_ptr_mut(key).ok_or(Reason::TableFull)
+    let how = u32::from(forward == answer) | u32::from(forward) << 1;
+    let made = open(key, how, skb.packets(), skb.length);
+    let record = HOPS.get_ptr_mut(key).unwrap_or(core::ptr::null_mut());
+    if record.is_null() && !made {
+        return Err(Reason::TableFull);
+    }
+    Ok((record, made))
 }
 
-/// Makes a record; the caller looks whether it is there.
+/// Makes a record with its first packet in it, so that the agent can take it out at any moment
+/// and misses none; whether that was done. `how`: bit 0 is the opener, bit 1 is set when the
+/// packet is from `a` to `b`.
 #[inline(never)]
-fn open(key: &HopKey, opener: u32) {
-    let fresh = HopRecord {
-        // SAFETY: a plain helper call.
-        first_ns: unsafe { bpf_ktime_get_ns() },
-        opener: opener as u8,
-        payload: payload::wanted(key),
-        ..HopRecord::default()
+fn open(key: &HopKey, how: u32, packets: u32, bytes: u32) -> bool {
+    // Beside the stack, of which there are 512 bytes for a whole chain of calls.
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return false;
     };
-    // A failure is a full table, or another CPU that was first and told of it.
-    if HOPS.insert(key, fresh, u64::from(BPF_NOEXIST)).is_ok() {
+    // SAFETY: this CPU's element, which nothing else uses while this program runs.
+    let made = unsafe {
+        let fresh = &raw mut (*scratch).fresh;
+        fresh.write_bytes(0, 1);
+        let counter = if how & 2 != 0 {
+            &raw mut (*fresh).ab
+        } else {
+            &raw mut (*fresh).ba
+        };
+        (*counter).packets = u64::from(packets);
+        (*counter).bytes = u64::from(bytes);
+        (*fresh).first_ns = bpf_ktime_get_ns();
+        (*fresh).opener = (how & 1) as u8;
+        (*fresh).payload = payload::wanted(key);
+        // A failure is a full table, or another CPU that was first and told of it.
+        HOPS.insert(key, &*fresh, u64::from(BPF_NOEXIST)).is_ok()
+    };
+    if made {
         tell(key, EventKind::Open);
+    }
+    made
+}
+
+/// Counts what an skb has more of packets than the interface counts.
+#[inline(always)]
+pub fn offload(ctx: &TcContext, skb: Skb, egress: bool) {
+    if skb.offloaded() {
+        let hook = hook(skb.ifindex, egress, Reason::Offload);
+        unattributed(ctx, hook, skb.segments - 1, 0);
     }
 }
 
@@ -151,24 +201,7 @@ fn open(key: &HopKey, opener: u32) {
 ///
 /// `record` points into the map.
 #[inline(always)]
-pub unsafe fn count(
-    ctx: &TcContext,
-    record: *mut HopRecord,
-    forward: bool,
-    skb: Skb,
-    egress: bool,
-) {
-    let mut packets = 1;
-    if skb.offloaded() {
-        // The interface counts the skb; the record counts what it is on the wire.
-        packets = u64::from(skb.segments);
-        unattributed(
-            ctx,
-            hook(skb.ifindex, egress, Reason::Offload),
-            skb.segments - 1,
-            0,
-        );
-    }
+pub unsafe fn add(record: *mut HopRecord, forward: bool, skb: Skb) {
     // SAFETY: the caller's promise; fields that several CPUs add to are added to atomically.
     unsafe {
         let counter = if forward {
@@ -176,7 +209,7 @@ pub unsafe fn count(
         } else {
             &raw mut (*record).ba
         };
-        atomic_add(&raw mut (*counter).packets, packets);
+        atomic_add(&raw mut (*counter).packets, u64::from(skb.packets()));
         atomic_add(&raw mut (*counter).bytes, u64::from(skb.length));
     }
 }

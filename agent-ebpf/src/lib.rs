@@ -240,7 +240,7 @@ impl Reason {
             Self::Malformed => "malformed",
             Self::Fragment => "fragment",
             Self::Extension => "extension_header",
-            Self::TableFull => "table_full",
+            Self::TableFull => "map_full",
             Self::OtherHost => "other_host",
             Self::Tagged => "tagged",
             Self::Offload => "offload",

@@ -3,6 +3,7 @@
 use crate::nat::KernelTupleHash;
 use aya_ebpf::{
     Global,
+    bindings::BPF_F_NO_PREALLOC,
     macros::map,
     maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
@@ -13,13 +14,14 @@ use nodescope_ebpf::{
     packet::Whole,
 };
 
-/// Conversations at interfaces. The agent sets the size before loading.
+/// Conversations at interfaces. The agent sets the size before loading. Memory is taken for
+/// records that there are: the size is that of the largest flood, of which most nodes see none.
 #[map]
-pub static HOPS: HashMap<HopKey, HopRecord> = HashMap::with_max_entries(262_144, 0);
+pub static HOPS: HashMap<HopKey, HopRecord> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 
 /// Conntrack tuples of those that are translated, under the same key.
 #[map]
-pub static NAT: HashMap<HopKey, NatRecord> = HashMap::with_max_entries(131_072, 0);
+pub static NAT: HashMap<HopKey, NatRecord> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
 
 /// What few conversations have, under the same key. The agent sets the size before loading.
 #[map]
@@ -64,7 +66,7 @@ pub static PAYLOAD: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
 pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(EventKind::COUNT, 0);
 
-/// Room for one conntrack entry while it is read: more than the stack has.
+/// Room for a conntrack entry while it is read, and for a new record: more than the stack has.
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
@@ -96,6 +98,8 @@ pub struct Scratch {
     pub tuples: [KernelTupleHash; 2],
     /// What becomes of it.
     pub record: NatRecord,
+    /// A record to be.
+    pub fresh: HopRecord,
 }
 
 /// Where the running kernel keeps what [`crate::nat`] reads.

@@ -103,31 +103,40 @@ fn attribute_at(ctx: &TcContext, egress: u32) -> u32 {
             // the packet is, so that nobody takes the one for an answer.
             unsafe {
                 extras::error(ctx, record, u32::from(forward));
-                hops::count(ctx, record, forward, skb, egress != 0);
+                hops::offload(ctx, skb, egress != 0);
+                hops::add(record, forward, skb);
             }
             return 0;
         }
     }
     let forward = whole.packet.write_key(skb.ifindex, egress != 0, key);
-    let record = match HOPS.get_ptr_mut(&*key) {
-        Some(record) => record,
+    let (record, counted) = match HOPS.get_ptr_mut(&*key) {
+        Some(record) => (record, false),
         None => {
             let packet = &whole.packet;
-            match hops::make(key, forward, packet.flags, packet.echo) {
-                Ok(record) => {
-                    if whole.tags[0] != 0 || is_worth_a_look(ctx, key) {
+            match hops::make(key, forward, packet.flags, packet.echo, skb) {
+                Ok((record, counted)) => {
+                    let noted = whole.tags[0] != 0 || is_worth_a_look(ctx, key);
+                    if noted && !record.is_null() {
                         // SAFETY: the record comes from the map.
                         unsafe { extras::describe(ctx, record) };
                     }
-                    record
+                    (record, counted)
                 }
                 Err(reason) => return number(reason),
             }
         }
     };
+    hops::offload(ctx, skb, egress != 0);
+    // Taken out again by the agent already, with this packet in it.
+    if record.is_null() {
+        return 0;
+    }
     // SAFETY: the record comes from the map.
     unsafe {
-        hops::count(ctx, record, forward, skb, egress != 0);
+        if !counted {
+            hops::add(record, forward, skb);
+        }
         if whole.part == Part::Later {
             extras::note(key, record, Note::Fragment as u32, u32::from(forward));
         } else {

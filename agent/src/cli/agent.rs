@@ -174,6 +174,7 @@ async fn agent(config: Config) -> anyhow::Result<()> {
     };
     tokio::spawn(probing::feed(probes.clone(), feed));
     tracing::info!(node = %node, socket = %config.socket.display(), "observing");
+    let room = log.clone();
     let emit = emitter(
         watch.subscribe(),
         &config.node_name,
@@ -192,7 +193,8 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         drain: DRAIN.min(config.flow_interval),
         flow: config.flow_interval,
     };
-    engine::run(engine, intervals, watch.subscribe(), status, stop, emit).await?;
+    let outlet = Sinks { emit, room };
+    engine::run(engine, intervals, watch.subscribe(), status, stop, outlet).await?;
     tracing::info!("stopped");
     if let Some(writer) = writer {
         writer.finish().await;
@@ -200,6 +202,23 @@ async fn agent(config: Config) -> anyhow::Result<()> {
     api.abort();
     let _ = std::fs::remove_file(&config.socket);
     Ok(())
+}
+
+/// Everything behind the engine: what names a flow and hands it on, and the one sink that must
+/// not lose any.
+struct Sinks<E> {
+    emit: E,
+    room: Option<FlowLog>,
+}
+
+impl<E: FnMut(Flow) + Send> engine::Outlet for Sinks<E> {
+    fn emit(&mut self, flow: Flow) {
+        (self.emit)(flow);
+    }
+
+    fn room(&self) -> usize {
+        self.room.as_ref().map_or(usize::MAX, FlowLog::room)
+    }
 }
 
 /// The insights that a flow is shown to, in this order.

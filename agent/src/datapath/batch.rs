@@ -37,6 +37,14 @@ pub struct Batches<K, V> {
     values: Vec<V>,
 }
 
+/// How far a reading of a map has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cursor {
+    at: u64,
+    begun: bool,
+    over: bool,
+}
+
 impl<K: Pod + Default, V: Pod + Default> Batches<K, V> {
     /// Room for `size` entries at a time.
     pub fn new(size: usize) -> Self {
@@ -46,32 +54,35 @@ impl<K: Pod + Default, V: Pod + Default> Batches<K, V> {
         }
     }
 
-    /// Shows every entry once, save those that come or go meanwhile.
+    /// The next entries; none at the end. Each is given once, save those that come or go
+    /// meanwhile.
     ///
     /// # Errors
     ///
     /// The kernel refuses (before 5.6 it does not know batches).
-    pub fn for_each(&mut self, map: BorrowedFd<'_>, mut see: impl FnMut(&K, &V)) -> io::Result<()> {
-        let mut cursor = 0u64;
-        let mut first = true;
-        loop {
+    pub fn next(
+        &mut self,
+        map: BorrowedFd<'_>,
+        cursor: &mut Cursor,
+    ) -> io::Result<Option<impl Iterator<Item = (&K, &V)>>> {
+        while !cursor.over {
             let mut attr = attributes();
-            let next = cursor;
+            let from = cursor.at;
             // A union field: every member of `batch` is a plain number.
-            attr.batch.in_batch = if first {
-                0
+            attr.batch.in_batch = if cursor.begun {
+                std::ptr::from_ref(&from) as u64
             } else {
-                std::ptr::from_ref(&next) as u64
+                0
             };
-            attr.batch.out_batch = std::ptr::from_mut(&mut cursor) as u64;
+            attr.batch.out_batch = std::ptr::from_mut(&mut cursor.at) as u64;
             attr.batch.keys = self.keys.as_mut_ptr() as u64;
             attr.batch.values = self.values.as_mut_ptr() as u64;
             attr.batch.count = self.keys.len() as u32;
             attr.batch.map_fd = map.as_raw_fd() as u32;
-            let last = match bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) {
-                Ok(()) => false,
+            match bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) {
+                Ok(()) => {}
                 // The end of the map; what was found is there.
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => cursor.over = true,
                 // One bucket holds more than the room: nothing was copied.
                 Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                     let size = self.keys.len() * 2;
@@ -79,17 +90,26 @@ impl<K: Pod + Default, V: Pod + Default> Batches<K, V> {
                     continue;
                 }
                 Err(error) => return Err(error),
-            };
+            }
+            cursor.begun = true;
             // SAFETY: the kernel wrote the number of entries back into the same member.
             let count = unsafe { attr.batch.count } as usize;
-            for (key, value) in self.keys.iter().zip(&self.values).take(count) {
-                see(key, value);
-            }
-            if last {
-                return Ok(());
-            }
-            first = false;
+            return Ok(Some(self.keys.iter().zip(&self.values).take(count)));
         }
+        Ok(None)
+    }
+
+    /// Shows every entry once, save those that come or go meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Batches::next`].
+    pub fn for_each(&mut self, map: BorrowedFd<'_>, mut see: impl FnMut(&K, &V)) -> io::Result<()> {
+        let mut cursor = Cursor::default();
+        while let Some(entries) = self.next(map, &mut cursor)? {
+            entries.for_each(|(key, value)| see(key, value));
+        }
+        Ok(())
     }
 }
 

@@ -8,6 +8,15 @@ use super::ring::Ring;
 
 const EVENTS: &str = "EVENTS";
 
+/// Something to look at now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The record that it is about.
+    pub key: HopKey,
+    /// Whether the record is new (or its connection is).
+    pub opened: bool,
+}
+
 /// What the kernel side tells at once.
 pub struct Events(Ring);
 
@@ -21,13 +30,13 @@ impl Events {
     /// # Errors
     ///
     /// The descriptor fails.
-    pub async fn next(&mut self, most: usize) -> std::io::Result<Vec<HopKey>> {
+    pub async fn next(&mut self, most: usize) -> std::io::Result<Vec<Told>> {
         self.0.next(most, decode).await
     }
 }
 
 /// One event; `None` when its size or kind is not the contract's.
-fn decode(mut bytes: &[u8]) -> Option<HopKey> {
+fn decode(mut bytes: &[u8]) -> Option<Told> {
     if bytes.len() < size_of::<OpenEvent>() {
         return None;
     }
@@ -44,5 +53,9 @@ fn decode(mut bytes: &[u8]) -> Option<HopKey> {
         orientation: bytes.get_u8(),
         reserved: bytes.get_u8(),
     };
-    (bytes.get_u32_ne() < EventKind::COUNT).then_some(key)
+    let kind = bytes.get_u32_ne();
+    (kind < EventKind::COUNT).then_some(Told {
+        key,
+        opened: kind == EventKind::Open as u32,
+    })
 }

@@ -5,6 +5,7 @@ mod batch;
 pub mod btf;
 mod capability;
 mod drops;
+mod error;
 mod events;
 mod kernel_log;
 mod loading;
@@ -22,11 +23,15 @@ use std::os::fd::AsFd;
 use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, PerCpuHashMap};
 use aya::programs::SchedClassifier;
 use nodescope_ebpf::extra::{Extra, SocketOffsets};
-use nodescope_ebpf::{Counter, EventKind, HopKey, HopRecord, NatRecord, Reason, UnattributedKey};
+use nodescope_ebpf::{
+    Counter, EventKind, HopKey, HopRecord, NatRecord, NatState, Reason, UnattributedKey,
+};
 
 pub use attach::{Method, Side};
+pub use batch::Cursor;
 pub use drops::{Dropped, Drops};
-pub use events::Events;
+pub use error::Error;
+pub use events::{Events, Told};
 pub use payload::{Head, Heads, ProbeEnds, ProbePorts};
 pub use preflight::{Preflight, PreflightItem, Verdict, preflight};
 pub use programs::Program;
@@ -34,35 +39,6 @@ pub use symbols::Symbols;
 
 use loading::{chain, kernel_types, lift_memlock, log_level, offsets, refused};
 use pods::{CounterPod, ExtraPod, Key, NatValue, OffsetsPod, Record, SocketPod, UnattributedPod};
-
-/// Why the kernel side does not run.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The object or one of its programs was refused.
-    #[error(
-        "the kernel refused the eBPF programs: {0} (the agent needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; `nodescope check --preflight` says which is missing)"
-    )]
-    Load(String),
-    /// A program or map is not in the object: the binary is not of one piece.
-    #[error("the eBPF object has no `{0}`: rebuild nodescope")]
-    Incomplete(&'static str),
-    /// An interface refused a program.
-    #[error("cannot attach to interface {interface}: {source}")]
-    Attach {
-        /// Its name.
-        interface: String,
-        /// Why.
-        source: Box<aya::programs::ProgramError>,
-    },
-    /// A map operation failed.
-    #[error("reading the map {map}: {source}")]
-    Map {
-        /// Its name.
-        map: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-}
 
 /// What to load.
 #[derive(Clone, Debug)]
@@ -75,9 +51,11 @@ pub struct Settings {
     pub method: Option<Method>,
 }
 
-/// Hooks that a connection passes on one node at the most in the usual models: two pods and a
-/// bridge both ways, or a pod, a bridge and an uplink.
-pub const HOPS_PER_CONNECTION: u32 = 4;
+/// Room in the table of records for each connection that is kept. A connection passes four hooks
+/// of one node at the most in the usual models: two pods and a bridge both ways, or a pod, a
+/// bridge and an uplink. The rest is for floods, which come faster than they are read: three times
+/// as many connections as are kept. Records take memory when they are made, so room takes none.
+pub const HOPS_PER_CONNECTION: u32 = 12;
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodescope-ebpf.o"));
 const PROGRAMS: [&str; 4] = ["port_ingress", "host_ingress", "port_egress", "host_egress"];
@@ -247,15 +225,39 @@ impl Datapath {
         }
     }
 
+    /// Puts the next records into `records`, in place of what is there; false at the end.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the look-up.
+    pub fn read(
+        &mut self,
+        cursor: &mut Cursor,
+        records: &mut Vec<(HopKey, HopRecord)>,
+    ) -> Result<bool, Error> {
+        records.clear();
+        let found = self
+            .batches
+            .next(self.hops.fd().as_fd(), cursor)
+            .map_err(|source| Error::Map { map: HOPS, source })?;
+        let Some(found) = found else {
+            return Ok(false);
+        };
+        records.extend(found.map(|(key, record)| (key.0, record.0)));
+        Ok(true)
+    }
+
     /// Shows every record.
     ///
     /// # Errors
     ///
     /// The kernel refuses the look-up.
     pub fn for_each(&mut self, mut see: impl FnMut(&HopKey, &HopRecord)) -> Result<(), Error> {
-        self.batches
-            .for_each(self.hops.fd().as_fd(), |key, record| see(&key.0, &record.0))
-            .map_err(|source| Error::Map { map: HOPS, source })
+        let (mut cursor, mut records) = (Cursor::default(), Vec::new());
+        while self.read(&mut cursor, &mut records)? {
+            records.iter().for_each(|(key, record)| see(key, record));
+        }
+        Ok(())
     }
 
     /// One record.
@@ -291,8 +293,10 @@ impl Datapath {
             Ok(batch::Taken::Unsupported) => programs::take(&mut self.ebpf, key)?,
             Err(source) => return Err(Error::Map { map: HOPS, source }),
         };
-        // Not there for most: only translated ones have one.
-        let _ = self.nat.remove(&Key(*key));
+        if taken.is_none_or(|record| NatState::of(record.nat) == NatState::Translated) {
+            // It may not be there.
+            let _ = self.nat.remove(&Key(*key));
+        }
         Ok(taken)
     }
 
@@ -350,6 +354,12 @@ impl Datapath {
                 let _ = self.unattributed.remove(&UnattributedPod(key));
             }
         }
+    }
+
+    /// New records of which the ring had no room to tell, since the load.
+    pub fn lost_opens(&self) -> u64 {
+        let lost = self.lost.get(&(EventKind::Open as u32), 0);
+        lost.map_or(0, |values| values.iter().sum())
     }
 
     /// Events that found the ring full, by [`EventKind`].

@@ -4,6 +4,8 @@ mod conntrack;
 mod drops;
 mod entries;
 mod hooks;
+mod outbox;
+mod pressure;
 mod run;
 mod status;
 
@@ -13,16 +15,18 @@ use std::time::Duration;
 
 use nodescope_ebpf::{HopKey, HopRecord, NatState};
 
-use crate::datapath::{self, Datapath};
-use crate::flow::{
-    self, Counts, Event, Flow, Gain, Interfaces, Moment, Retransmits, Timeouts, Tracker,
-};
+use outbox::Outbox;
+use pressure::Pressure;
+
+use crate::datapath::{self, Cursor, Datapath};
+use crate::flow::{Counts, Gain, Interfaces, Moment, Retransmits, Timeouts, Tracker};
 use crate::node::InterfaceFilter;
 use crate::node::conntrack::Conntrack;
 
 pub use drops::DropStatus;
 use entries::Entries;
-pub use run::{Intervals, run};
+pub use pressure::GivenUp;
+pub use run::{Intervals, Outlet, run};
 pub use status::{HookStatus, InterfaceStatus, Status};
 
 /// What the engine is told.
@@ -58,6 +62,10 @@ pub struct Engine {
     /// packets' own entries are read.
     conntrack: Option<Conntrack>,
     entries: Option<Entries>,
+    pressure: Pressure,
+    outbox: Outbox,
+    /// Room for what one look into the kernel's table gives.
+    records: Vec<(HopKey, HopRecord)>,
 }
 
 /// How draining went.
@@ -87,6 +95,9 @@ impl Engine {
         Ok(Self {
             tracker: Tracker::new(seconds << 24),
             retransmits: Retransmits::default(),
+            pressure: Pressure::new(datapath.capacity(), settings.datapath.max_connections),
+            outbox: Outbox::default(),
+            records: Vec::new(),
             datapath,
             settings,
             interfaces: Interfaces::new(),
@@ -104,9 +115,12 @@ impl Engine {
     }
 
     /// Looks at single records, because the kernel side told of them.
-    pub fn poke(&mut self, keys: &[HopKey]) {
+    pub fn poke<'a>(&mut self, keys: impl IntoIterator<Item = &'a HopKey>) {
         let now = Moment::now();
         for key in keys {
+            if self.overflows() {
+                return;
+            }
             if let Some(record) = self.datapath.hop(key) {
                 self.observe(key, &record, now);
             }
@@ -117,25 +131,35 @@ impl Engine {
     pub fn drain(&mut self) {
         let start = std::time::Instant::now();
         let now = Moment::now();
-        let mut news = Vec::new();
         let mut entries = 0;
-        let tracker = &self.tracker;
-        let result = self.datapath.for_each(|key, record| {
-            entries += 1;
-            if tracker.is_news(key, record) {
-                news.push((*key, *record));
+        let mut cursor = Cursor::default();
+        let mut records = std::mem::take(&mut self.records);
+        loop {
+            match self.datapath.read(&mut cursor, &mut records) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    self.drain.failures += 1;
+                    tracing::warn!(%error, "draining");
+                    break;
+                }
             }
-        });
-        if let Err(error) = result {
-            self.drain.failures += 1;
-            tracing::warn!(%error, "draining");
+            entries += records.len();
+            for (key, record) in &records {
+                // What has no place here stays where it is counted, or in no record once the
+                // table is full.
+                if self.tracker.is_news(key, record)
+                    && (self.tracker.len() < self.pressure.most() || self.tracker.knows(key))
+                {
+                    self.observe(key, record, now);
+                }
+            }
         }
-        for (key, record) in &news {
-            self.observe(key, record, now);
-        }
+        self.records = records;
         self.resent();
         self.drain.entries = entries;
         self.drain.durations.push(start.elapsed());
+        self.relieve(now);
     }
 
     /// Looks at what sockets sent again, after the records of their connections.
@@ -209,82 +233,5 @@ impl Engine {
             }
         }
         self.tracker.taken(key);
-    }
-
-    /// First records of connections whose first packet has had the time to pass the node.
-    pub fn opened(&mut self) -> Vec<Flow> {
-        let now = Moment::now();
-        let settled = now.monotonic_ns.saturating_sub(SETTLE.as_nanos() as u64);
-        let ready = self.tracker.ready_to_open(settled);
-        self.report(&ready, Event::Open, now)
-    }
-
-    /// Records of connections with something new since their last record.
-    pub fn updates(&mut self) -> Vec<Flow> {
-        let dirty = self.tracker.dirty();
-        self.report(&dirty, Event::Update, Moment::now())
-    }
-
-    /// Whether some connection waits for its first record.
-    fn waits_to_open(&self) -> bool {
-        self.tracker.waits_to_open()
-    }
-
-    /// What is left to say at the end of the run.
-    fn last(&mut self) -> Vec<Flow> {
-        let now = Moment::now();
-        let ready = self.tracker.ready_to_open(u64::MAX);
-        let mut flows = self.report(&ready, Event::Open, now);
-        flows.extend(self.updates());
-        flows
-    }
-
-    /// Last records of connections that are over or idle.
-    pub fn closed(&mut self) -> Vec<Flow> {
-        let now = Moment::now();
-        if let Some(entries) = &mut self.entries {
-            entries.expire(now.monotonic_ns);
-        }
-        let sweep = self
-            .tracker
-            .sweep(now.monotonic_ns, &self.settings.timeouts);
-        for key in &sweep.retire {
-            self.retire(key, now);
-        }
-        // One that never had its first record gets it now.
-        let unopened: Vec<_> = sweep
-            .closed
-            .iter()
-            .copied()
-            .filter(|id| self.tracker.get(*id).is_some_and(|c| !c.opened))
-            .collect();
-        let mut flows = self.report(&unopened, Event::Open, now);
-        flows.extend(self.report(&sweep.closed, Event::Close, now));
-        for id in &sweep.closed {
-            self.tracker.remove(*id);
-        }
-        self.forget_interfaces();
-        flows
-    }
-
-    fn report(&mut self, ids: &[u64], event: Event, now: Moment) -> Vec<Flow> {
-        let mut flows = Vec::with_capacity(ids.len());
-        for id in ids {
-            let Some(connection) = self.tracker.get_mut(*id) else {
-                continue;
-            };
-            let flow = flow::flow(
-                connection,
-                event,
-                &self.settings.node,
-                &self.interfaces,
-                now,
-            );
-            connection.reported = (flow.forward.total, flow.reply.total);
-            connection.opened = true;
-            connection.dirty = false;
-            flows.push(flow);
-        }
-        flows
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use nodescope_ebpf::{EventKind, Reason};
 
-use super::Engine;
 use super::drops::{DropStatus, Drops};
+use super::{Engine, GivenUp};
 use crate::flow::{Counts, Direction, Role};
 
 /// One hook: an interface's ingress or egress.
@@ -77,6 +77,8 @@ pub struct Status {
     pub drains: Vec<Duration>,
     /// Look-ups that the kernel refused, since the start.
     pub drain_failures: u64,
+    /// What was given up for want of room, since the start.
+    pub given_up: GivenUp,
     /// Why translations are not read from packets; `None` when they are.
     pub nat_off: Option<String>,
     /// Whether they are taken from conntrack's events.
@@ -152,6 +154,7 @@ impl Engine {
                 .collect(),
             drains: std::mem::take(&mut self.drain.durations),
             drain_failures: self.drain.failures,
+            given_up: self.pressure.given_up(),
             nat_off: self.datapath.nat_off().map(str::to_owned),
             nat_by_netlink: self.entries.is_some(),
             drops: drops.status(),

@@ -6,6 +6,7 @@ pub mod identity;
 mod join;
 pub mod model;
 mod notes;
+mod pressure;
 mod probe;
 mod record;
 mod retransmits;

@@ -80,6 +80,11 @@ impl FlowLog {
         }
     }
 
+    /// How many more can be handed in now.
+    pub fn room(&self) -> usize {
+        self.queue.capacity()
+    }
+
     /// Flows that are not in the log, because the queue was full or writing failed.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)

@@ -42,17 +42,25 @@ impl Lab {
 
     /// The same under a command that becomes the agent, such as `setpriv` with its options.
     pub fn start_agent_under(&self, index: usize, under: &[&str], extra: &[&str]) -> Result<Agent> {
-        let mut agent = self.launch(index, under, extra)?;
+        let mut agent = self.launch(index, under, extra, true)?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    /// As [`Lab::start_agent`], with no flow log: by default an agent writes none, and in a flood
+    /// it is most of the work.
+    pub fn start_agent_without_log(&self, index: usize, extra: &[&str]) -> Result<Agent> {
+        let mut agent = self.launch(index, &[], extra, false)?;
         agent.wait_ready()?;
         Ok(agent)
     }
 
     /// Starts the agent on node `index` without waiting: for one that is expected to fail.
     pub fn launch_agent(&self, index: usize, extra: &[&str]) -> Result<Agent> {
-        self.launch(index, &[], extra)
+        self.launch(index, &[], extra, true)
     }
 
-    fn launch(&self, index: usize, under: &[&str], extra: &[&str]) -> Result<Agent> {
+    fn launch(&self, index: usize, under: &[&str], extra: &[&str], log: bool) -> Result<Agent> {
         let node = self
             .topology
             .nodes
@@ -76,7 +84,7 @@ impl Lab {
             ("--flow-log", &flow_log.to_string_lossy()),
         ] {
             // A flag given by the caller replaces the lab's own.
-            if !extra.contains(&flag) {
+            if !extra.contains(&flag) && (log || flag != "--flow-log") {
                 argv.extend([flag.to_owned(), value.to_owned()]);
             }
         }

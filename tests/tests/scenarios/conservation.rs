@@ -4,59 +4,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use nodescope_tests::lab::{Lab, LinkStats};
+use nodescope_tests::lab::Lab;
 
 use crate::common::{Record, agent, eventually, get, lab, metric, number, records, sample};
-
-/// Hooks of node 0, by interface.
-fn interfaces(lab: &Lab) -> Vec<String> {
-    let pods = lab.pods().into_iter().filter(|pod| pod.node() == 0);
-    let mut all: Vec<_> = pods.map(|pod| pod.host_interface().to_owned()).collect();
-    all.extend(["cbr0".to_owned(), "eth0".to_owned()]);
-    all
-}
-
-/// What the agent says that each hook saw: packets and bytes, ingress and egress.
-fn hooks(metrics: &str, interfaces: &[String]) -> Result<BTreeMap<String, [u64; 4]>> {
-    let mut all = BTreeMap::new();
-    for interface in interfaces {
-        let mut values = [0; 4];
-        for (at, (name, direction)) in [
-            ("nodescope_hook_packets_total", "ingress"),
-            ("nodescope_hook_bytes_total", "ingress"),
-            ("nodescope_hook_packets_total", "egress"),
-            ("nodescope_hook_bytes_total", "egress"),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let labels = [("interface", interface.as_str()), ("direction", direction)];
-            values[at] = sample(metrics, name, &labels)?.unwrap_or(0.0) as u64;
-        }
-        all.insert(interface.clone(), values);
-    }
-    Ok(all)
-}
-
-fn links(lab: &Lab, interfaces: &[String]) -> Result<BTreeMap<String, LinkStats>> {
-    interfaces
-        .iter()
-        .map(|interface| Ok((interface.clone(), lab.link_stats(&lab.node(0), interface)?)))
-        .collect()
-}
-
-/// An interface's counters as the hook counts: a bridge counts what it takes for itself after
-/// the Ethernet header is off (net/bridge/br_input.c, `br_pass_frame_up`), the hook before.
-fn as_hook(interface: &str, stats: &LinkStats) -> [u64; 4] {
-    const ETHERNET: u64 = 14;
-    let header = if interface == "cbr0" { ETHERNET } else { 0 };
-    [
-        stats.rx_packets,
-        stats.rx_bytes + header * stats.rx_packets,
-        stats.tx_packets,
-        stats.tx_bytes,
-    ]
-}
+use crate::identity::{as_hook, hooks, interfaces, links};
 
 /// Mixed traffic: bulk that offload joins, small packets, echoes, datagrams, names, ARP, frames
 /// that are no packets at all.

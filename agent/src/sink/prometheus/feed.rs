@@ -53,13 +53,14 @@ pub async fn feed(metrics: Arc<Metrics>, mut sources: Sources) {
     }
 }
 
-fn engine(own: &SelfMetrics, status: &Status, known: &mut HashSet<Arc<str>>) {
-    let here: HashSet<Arc<str>> = status
+fn engine(own: &SelfMetrics, status: &Status, known: &mut HashSet<(Arc<str>, u32)>) {
+    // One of the same name and another index counts anew.
+    let here: HashSet<_> = status
         .interfaces
         .iter()
-        .map(|one| Arc::clone(&one.name))
+        .map(|one| (Arc::clone(&one.name), one.ifindex))
         .collect();
-    for gone in known.difference(&here) {
+    for (gone, _) in known.difference(&here) {
         own.forget_interface(gone);
     }
     *known = here;
@@ -88,6 +89,7 @@ fn engine(own: &SelfMetrics, status: &Status, known: &mut HashSet<Arc<str>>) {
     for (kind, packets) in &status.drops.ignored {
         own.set_freed(kind, *packets);
     }
+    own.set_given_up(status.given_up.records, status.given_up.connections);
     for drain in &status.drains {
         own.observe_drain(*drain);
     }

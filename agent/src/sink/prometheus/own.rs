@@ -30,6 +30,7 @@ pub struct SelfMetrics {
     events_lost: Mirror,
     drops_unplaced: Mirror,
     freed: Mirror,
+    given_up: Mirror,
     drain: Histogram,
     conntrack_entries: IntGauge,
     conntrack_limit: IntGauge,
@@ -98,6 +99,11 @@ impl SelfMetrics {
                 "Conversations in the table of the kernel side.",
             )?,
             flow_table_limit: gauge("flow_table_limit", "Conversations that fit.")?,
+            given_up: mirror(
+                "given_up_total",
+                "Records taken out of the flow table, and connections closed, before their time for want of room.",
+                &["kind"],
+            )?,
             events_lost: mirror(
                 "events_lost_total",
                 "Events and records that did not reach their reader.",
@@ -162,7 +168,9 @@ impl SelfMetrics {
     /// and the segments by which flows count more.
     pub fn set_hook(&self, interface: &str, direction: Direction, seen: Counts, offload: u64) {
         let labels = [interface, names::direction(direction)];
-        self.hook_packets.set(&labels, seen.packets);
+        // Records and offloaded segments are read one after the other: for a moment there may be
+        // more segments than the records have.
+        self.hook_packets.raise(&labels, seen.packets);
         self.hook_bytes.set(&labels, seen.bytes);
         self.hook_offload.set(&labels, offload);
     }
@@ -220,6 +228,12 @@ impl SelfMetrics {
         self.freed.set(&[kind], packets);
     }
 
+    /// Records and connections given up since the start, for want of room.
+    pub fn set_given_up(&self, records: u64, connections: u64) {
+        self.given_up.set(&["record"], records);
+        self.given_up.set(&["connection"], connections);
+    }
+
     /// Time that one drain took.
     pub fn observe_drain(&self, time: Duration) {
         self.drain.observe(time.as_secs_f64());
@@ -265,6 +279,16 @@ impl Mirror {
         let last = last.entry(key).or_default();
         counter.inc_by(if value >= *last { value - *last } else { value });
         *last = value;
+    }
+
+    /// As [`Mirror::set`] for a source that does not begin anew: a smaller value is an early one.
+    fn raise(&self, labels: &[&str], value: u64) {
+        let known = {
+            let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            let key: Vec<_> = labels.iter().map(|label| (*label).to_owned()).collect();
+            last.get(&key).copied().unwrap_or_default()
+        };
+        self.set(labels, value.max(known));
     }
 
     /// Drops the series whose first label is this.

@@ -254,8 +254,8 @@ fn the_agent_about_itself() -> Tested {
             "nodescope_attached_hooks{interface=\"veth0\",role=\"pod\"}",
             Some(1.0),
         ),
-        // Up to 8, then anew up to 2.
-        (hook, Some(10.0)),
+        // Up to 8, and a look too early is none back.
+        (hook, Some(8.0)),
         (
             "nodescope_hook_unattributed_bytes_total\
              {direction=\"egress\",interface=\"veth0\",reason=\"arp\"}",

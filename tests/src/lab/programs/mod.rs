@@ -6,6 +6,7 @@
 mod ask;
 mod dns;
 mod echo;
+mod flood;
 mod grpc;
 mod healthd;
 mod http;
@@ -15,7 +16,7 @@ mod prober;
 mod raw;
 mod spread;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -150,6 +151,28 @@ pub enum Program {
         #[command(flatten)]
         pace: Pace,
     },
+    /// Send datagrams, each of a 5-tuple of its own
+    UdpFlood {
+        /// Where to; destination ports go up from this one
+        to: SocketAddrV4,
+        /// How many
+        #[arg(long, default_value_t = 200_000)]
+        flows: u32,
+        /// Over how many seconds
+        #[arg(long, default_value_t = 4.0)]
+        seconds: f64,
+    },
+    /// Open TCP connections and close each at once
+    TcpBurst {
+        /// Where to
+        to: SocketAddr,
+        /// How many
+        #[arg(long, default_value_t = 20_000)]
+        count: u32,
+        /// How many at a time
+        #[arg(long, default_value_t = 32)]
+        parallel: u32,
+    },
     /// Send frames as they are out of an interface
     RawSend {
         /// The interface
@@ -229,6 +252,12 @@ pub async fn run(program: Program) -> Result<()> {
             record_type,
             pace,
         } => dns::query(&name, server, &record_type, pace).await,
+        Program::UdpFlood { to, flows, seconds } => flood::udp(to, flows, seconds).await,
+        Program::TcpBurst {
+            to,
+            count,
+            parallel,
+        } => flood::tcp(to, count, parallel).await,
         Program::RawSend {
             interface,
             frames,

@@ -1,0 +1,32 @@
+//! What can go wrong between the agent and the kernel.
+
+use std::io;
+
+/// Why the kernel side does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The object or one of its programs was refused.
+    #[error(
+        "the kernel refused the eBPF programs: {0} (the agent needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; `nodescope check --preflight` says which is missing)"
+    )]
+    Load(String),
+    /// A program or map is not in the object: the binary is not of one piece.
+    #[error("the eBPF object has no `{0}`: rebuild nodescope")]
+    Incomplete(&'static str),
+    /// An interface refused a program.
+    #[error("cannot attach to interface {interface}: {source}")]
+    Attach {
+        /// Its name.
+        interface: String,
+        /// Why.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A map operation failed.
+    #[error("reading the map {map}: {source}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
