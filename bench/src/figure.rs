@@ -11,12 +11,15 @@ use serde_json::{Map, Value, json};
 pub enum Goal {
     /// This or less.
     AtMost(f64),
+    /// This or more.
+    AtLeast(f64),
 }
 
 impl Goal {
     fn met(self, value: f64) -> bool {
         match self {
             Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least,
         }
     }
 }
@@ -88,6 +91,7 @@ impl Figure {
         });
         match self.goal {
             Some(Goal::AtMost(most)) => value["at_most"] = json!(most),
+            Some(Goal::AtLeast(least)) => value["at_least"] = json!(least),
             None => {}
         }
         value
@@ -154,6 +158,7 @@ impl Report {
                 let verdict = if goal.met(median) { "met" } else { "MISSED" };
                 match goal {
                     Goal::AtMost(most) => format!("at most {most}: {verdict}"),
+                    Goal::AtLeast(least) => format!("at least {least}: {verdict}"),
                 }
             });
             println!(

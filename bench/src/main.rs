@@ -3,9 +3,14 @@
 //! Every figure is taken in rounds that alternate between what is compared, so that what the
 //! machine does besides meets both sides alike; a figure is the median of its rounds.
 
+mod agent;
+mod connections;
+mod drain;
 mod figure;
+mod first_flow;
 mod hooks;
 mod stop;
+mod traffic;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +44,14 @@ pub struct Options {
 enum Group {
     /// Cost of each hook per packet, against the least that a flow counter must do
     Hooks,
+    /// TCP throughput and UDP packet rate across a node, with the agent against without
+    Traffic,
+    /// Processor time and memory of the agent as connections grow
+    Connections,
+    /// Time from a pod's first packet to its flow at the CLI
+    FirstFlow,
+    /// Time to read 100,000 records out of the kernel
+    Drain,
 }
 
 fn main() -> ExitCode {
@@ -57,11 +70,24 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
         "the benchmarks load eBPF programs and make network namespaces: run them as root"
     );
     let stop = Stop::on_signal()?;
+    let rounds = options.rounds;
     let mut report = Report::default();
     let wanted = |group| options.only.is_empty() || options.only.contains(&group);
     let outcome = (|| {
         if wanted(Group::Hooks) {
-            hooks::measure(options.rounds, &options.floor, &stop, &mut report)?;
+            hooks::measure(rounds, &options.floor, &stop, &mut report)?;
+        }
+        if wanted(Group::Drain) {
+            drain::measure(rounds, &options.floor, &stop, &mut report)?;
+        }
+        if wanted(Group::Traffic) {
+            traffic::measure(rounds, &stop, &mut report)?;
+        }
+        if wanted(Group::FirstFlow) {
+            first_flow::measure(rounds, &stop, &mut report)?;
+        }
+        if wanted(Group::Connections) {
+            connections::measure(rounds, &stop, &mut report)?;
         }
         anyhow::Ok(())
     })();

@@ -5,7 +5,8 @@
 //! that parses the 5-tuple by direct access, looks it up in a hash with a key of the same size and
 //! adds twice. In a new-flow flood every run sees another flow, and the floor inserts it.
 
-mod frames;
+pub mod floor;
+pub mod frames;
 mod programs;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -150,9 +151,9 @@ fn row(programs: &mut Programs, program: Program, traffic: &Traffic) -> anyhow::
     for _ in 0..count {
         rows.push(match traffic.flows {
             Flows::One => programs.run(program, frame, context, REPEAT)?,
-            Flows::Many => programs.run_varied(program, frame, context, 0, SPREAD)?,
+            Flows::Many => programs.run_varied(program, frame, context, SPREAD)?,
             Flows::New => {
-                let cost = programs.run_varied(program, frame, context, 0, NEW_FLOWS)?;
+                let cost = programs.run_varied(program, frame, context, NEW_FLOWS)?;
                 programs.clear(program)?;
                 cost
             }
@@ -178,7 +179,7 @@ fn begin(
         return Ok(());
     }
     for _ in 0..PACKETS {
-        programs.run_varied(program, &traffic.frame, context, 0, SPREAD)?;
+        programs.run_varied(program, &traffic.frame, context, SPREAD)?;
     }
     Ok(())
 }

@@ -1,13 +1,13 @@
-//! The programs under test and those that they are compared with, loaded side by side.
+//! The agent's programs beside those that they are compared with.
 
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
-use aya::maps::{Array, HashMap, MapData, ProgramArray};
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use anyhow::Context as _;
+use aya::programs::SchedClassifier;
 use nodescope::datapath::{Datapath, Events, Settings};
 
+use super::floor::{Floor, run};
 use super::frames::Context;
 
 /// What a run goes through.
@@ -23,19 +23,15 @@ pub enum Program {
 
 /// Both objects.
 pub struct Programs {
-    floor: aya::Ebpf,
-    flows: HashMap<MapData, [u32; 11], [u64; 2]>,
-    target: ProgramArray<MapData>,
-    next: Array<MapData, u32>,
+    floor: Floor,
     datapath: Datapath,
     events: Events,
     runtime: tokio::runtime::Runtime,
 }
 
-const LOADED: [&str; 3] = ["empty", "floor", "vary"];
 /// Connections of the agent's defaults: the table has the size that it has in operation.
 const CONNECTIONS: u32 = 65_536;
-/// Ports of a bridge.
+/// A bridge.
 const BRIDGE: u32 = 1000;
 
 impl Programs {
@@ -47,18 +43,6 @@ impl Programs {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let mut object = aya::EbpfLoader::new()
-            .load_file(floor)
-            .with_context(|| format!("loading {}", floor.display()))?;
-        for name in LOADED {
-            classifier_mut(&mut object, name)?.load()?;
-        }
-        let mut take = |name: &str| {
-            object
-                .take_map(name)
-                .with_context(|| format!("{} has no map {name}", floor.display()))
-        };
-        let (flows, target, next) = (take("FLOWS")?, take("TARGET")?, take("NEXT")?);
         let mut datapath = Datapath::load(&Settings {
             max_connections: CONNECTIONS,
             nat: true,
@@ -72,18 +56,14 @@ impl Programs {
         let events = datapath.events()?;
         drop(inside);
         Ok(Self {
-            flows: flows.try_into()?,
-            target: target.try_into()?,
-            next: next.try_into()?,
-            floor: object,
+            floor: Floor::load(floor)?,
             datapath,
             events,
             runtime,
         })
     }
 
-    /// Nanoseconds a run, by the kernel's own measure, which leaves out what else the processor
-    /// did meanwhile.
+    /// Nanoseconds a run over one frame.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -94,11 +74,15 @@ impl Programs {
         context: Context,
         repeat: u32,
     ) -> anyhow::Result<f64> {
-        let program = self.program(program)?;
+        let program = match program {
+            Program::Empty => self.floor.program("empty")?,
+            Program::Floor => self.floor.program("floor")?,
+            Program::Hook(name) => hook(&self.datapath, name)?,
+        };
         run(program, frame, context, repeat)
     }
 
-    /// The same, with another flow in each run; those that began with `first` are counted on.
+    /// The same, with another flow in each run.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -107,13 +91,16 @@ impl Programs {
         program: Program,
         frame: &[u8],
         context: Context,
-        first: u32,
         repeat: u32,
     ) -> anyhow::Result<f64> {
-        let fd = self.program(program)?.fd()?.try_clone()?;
-        self.target.set(0, &fd, 0)?;
-        self.next.set(0, first, 0)?;
-        run(classifier(&self.floor, "vary")?, frame, context, repeat)
+        let floor = &mut self.floor;
+        match program {
+            Program::Empty => floor.run_own_varied("empty", frame, context, 0, repeat),
+            Program::Floor => floor.run_own_varied("floor", frame, context, 0, repeat),
+            Program::Hook(name) => {
+                floor.run_varied(hook(&self.datapath, name)?, frame, context, 0, repeat)
+            }
+        }
     }
 
     /// Takes all flows out of a program's table, and reads what it told of them.
@@ -122,13 +109,8 @@ impl Programs {
     /// The kernel refuses.
     pub fn clear(&mut self, program: Program) -> anyhow::Result<()> {
         match program {
-            Program::Empty => {}
-            Program::Floor => {
-                let keys: Vec<_> = self.flows.keys().collect::<Result<_, _>>()?;
-                for key in keys {
-                    self.flows.remove(&key)?;
-                }
-            }
+            Program::Empty => Ok(()),
+            Program::Floor => self.floor.clear(),
             Program::Hook(_) => {
                 let mut keys = Vec::new();
                 self.datapath.for_each(|key, _| keys.push(*key))?;
@@ -143,54 +125,14 @@ impl Programs {
                     {
                     }
                 });
+                Ok(())
             }
         }
-        Ok(())
-    }
-
-    fn program(&self, program: Program) -> anyhow::Result<&SchedClassifier> {
-        match program {
-            Program::Empty => classifier(&self.floor, "empty"),
-            Program::Floor => classifier(&self.floor, "floor"),
-            Program::Hook(name) => self
-                .datapath
-                .program(name)
-                .with_context(|| format!("the agent has no program {name}")),
-        }
     }
 }
 
-fn run(
-    program: &SchedClassifier,
-    frame: &[u8],
-    context: Context,
-    repeat: u32,
-) -> anyhow::Result<f64> {
-    let context = context.bytes();
-    let result = program.test_run(TestRunOptions {
-        data_in: Some(frame),
-        ctx_in: Some(&context),
-        repeat,
-        ..TestRunOptions::default()
-    })?;
-    Ok(result.duration.as_nanos() as f64)
-}
-
-fn classifier<'a>(object: &'a aya::Ebpf, name: &str) -> anyhow::Result<&'a SchedClassifier> {
-    let program = object.program(name);
-    program
-        .ok_or_else(|| anyhow!("no program {name}"))?
-        .try_into()
-        .map_err(anyhow::Error::from)
-}
-
-fn classifier_mut<'a>(
-    object: &'a mut aya::Ebpf,
-    name: &str,
-) -> anyhow::Result<&'a mut SchedClassifier> {
-    let program = object.program_mut(name);
-    program
-        .ok_or_else(|| anyhow!("no program {name}"))?
-        .try_into()
-        .map_err(anyhow::Error::from)
+fn hook<'a>(datapath: &'a Datapath, name: &str) -> anyhow::Result<&'a SchedClassifier> {
+    datapath
+        .program(name)
+        .with_context(|| format!("the agent has no program {name}"))
 }
