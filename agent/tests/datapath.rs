@@ -246,6 +246,31 @@ fn clsact_filters_of_a_killed_agent_are_replaced() -> Outcome {
     Ok(())
 }
 
+/// While the kernel keeps statistics, each packet is a run.
+#[test]
+fn run_statistics_count_each_packet() -> Outcome {
+    if !is_root() {
+        return Ok(());
+    }
+    let namespaces = Namespaces::new("cost")?;
+    let mut datapath = load(Method::of_this_kernel())?;
+    assert_eq!(datapath.costs(), []);
+    namespaces.enter("", || -> Outcome {
+        let index = interface_index("near")?;
+        Ok(datapath.attach(index, "near", Side::Port)?)
+    })?;
+    let statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime)?;
+    send(&namespaces, 5, 10)?;
+    drop(statistics);
+    let costs = datapath.costs();
+    let [egress] = costs.as_slice() else {
+        return Err(format!("one program ran, not {costs:?}").into());
+    };
+    assert_eq!((egress.program.as_str(), egress.runs), ("port_egress", 5));
+    assert!(egress.mean().is_some_and(|mean| !mean.is_zero()));
+    Ok(())
+}
+
 /// An interface that is not there is named in the error.
 #[test]
 fn an_interface_that_is_not_there_is_named() -> Outcome {

@@ -174,6 +174,13 @@ fn facts(node: &DescribeResponse) -> Vec<String> {
             format!("{} of {} entries", table.entries, table.limit),
         );
     }
+    for (index, cost) in node.programs.iter().enumerate() {
+        let mean = cost.nanoseconds.checked_div(cost.runs).unwrap_or(0);
+        fact(
+            if index == 0 { "Cost of hooks" } else { "  and" },
+            format!("{} {mean} ns/packet, {} packets", cost.program, cost.runs),
+        );
+    }
     if let Some(api) = &node.api {
         let detail = if api.detail.is_empty() {
             String::new()

@@ -1,7 +1,7 @@
 //! What the page about a node says.
 
 use super::*;
-use crate::sink::proto::node::{ApiState, FlowTable, PodAddress};
+use crate::sink::proto::node::{ApiState, FlowTable, PodAddress, ProgramCost};
 
 #[test]
 fn a_node_with_a_pod_and_an_interface_that_failed() {
@@ -24,6 +24,18 @@ fn a_node_with_a_pod_and_an_interface_that_failed() {
             entries: 3,
             limit: 8,
         }),
+        programs: vec![
+            ProgramCost {
+                program: "port_egress".to_owned(),
+                runs: 3,
+                nanoseconds: 300,
+            },
+            ProgramCost {
+                program: "port_ingress".to_owned(),
+                runs: 2,
+                nanoseconds: 161,
+            },
+        ],
         api: Some(ApiState {
             state: "failing".to_owned(),
             detail: "401".to_owned(),
@@ -55,6 +67,8 @@ Network model   kubenet
   and           no CNI
 Agent           0.1.0
 Flow table      3 of 8 entries
+Cost of hooks   port_egress 100 ns/packet, 3 packets
+  and           port_ingress 80 ns/packet, 2 packets
 Kubernetes API  failing (401)
 
 INTERFACE  ROLE  KIND  MASTER  ATTACHED             PODS                    IN(PACKETS)  \

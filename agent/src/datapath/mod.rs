@@ -4,6 +4,7 @@ mod attach;
 mod batch;
 pub mod btf;
 mod capability;
+mod cost;
 mod drops;
 mod error;
 mod events;
@@ -29,6 +30,7 @@ use nodescope_ebpf::{
 
 pub use attach::{Method, Side};
 pub use batch::Cursor;
+pub use cost::ProgramCost;
 pub use drops::{Dropped, Drops};
 pub use error::Error;
 pub use events::{Events, Told};

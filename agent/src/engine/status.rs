@@ -8,6 +8,7 @@ use nodescope_ebpf::{EventKind, Reason};
 
 use super::drops::{DropStatus, Drops};
 use super::{Engine, GivenUp};
+use crate::datapath::ProgramCost;
 use crate::flow::{Counts, Direction, Role};
 
 /// One hook: an interface's ingress or egress.
@@ -79,6 +80,8 @@ pub struct Status {
     pub drain_failures: u64,
     /// What was given up for want of room, since the start.
     pub given_up: GivenUp,
+    /// What the programs cost; none while the kernel keeps no statistics.
+    pub programs: Vec<ProgramCost>,
     /// Why translations are not read from packets; `None` when they are.
     pub nat_off: Option<String>,
     /// Whether they are taken from conntrack's events.
@@ -155,6 +158,7 @@ impl Engine {
             drains: std::mem::take(&mut self.drain.durations),
             drain_failures: self.drain.failures,
             given_up: self.pressure.given_up(),
+            programs: self.datapath.costs(),
             nat_off: self.datapath.nat_off().map(str::to_owned),
             nat_by_netlink: self.entries.is_some(),
             drops: drops.status(),

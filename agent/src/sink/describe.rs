@@ -13,10 +13,11 @@ use tokio::sync::watch;
 
 use super::names;
 use super::proto::node::{
-    ApiState, DescribeResponse, FlowTable, HookCounts, Interface, PodAddress,
+    ApiState, DescribeResponse, FlowTable, HookCounts, Interface, PodAddress, ProgramCost,
 };
 use crate::cluster::{Inventory, WatchErrors};
 use crate::config::Cidrs;
+use crate::datapath;
 use crate::engine::{HookStatus, InterfaceStatus, Status};
 use crate::insight::nat::InForce;
 use crate::node::{self, NodeView};
@@ -93,6 +94,7 @@ impl Describer {
                 entries: status.table_entries,
                 limit: status.table_limit,
             }),
+            programs: status.programs.iter().map(program).collect(),
             api: Some(self.api(&inventory)),
             pod_cidrs: pod_cidrs.iter().map(ToString::to_string).collect(),
             non_masquerade_cidrs: masquerade.non_masquerade_cidrs.clone(),
@@ -206,6 +208,14 @@ fn interface(
             .addresses_of(one.ifindex)
             .map(|net| net.to_string())
             .collect(),
+    }
+}
+
+fn program(cost: &datapath::ProgramCost) -> ProgramCost {
+    ProgramCost {
+        program: cost.program.clone(),
+        runs: cost.runs,
+        nanoseconds: u64::try_from(cost.time.as_nanos()).unwrap_or(u64::MAX),
     }
 }
 

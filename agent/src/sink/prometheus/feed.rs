@@ -90,6 +90,7 @@ fn engine(own: &SelfMetrics, status: &Status, known: &mut HashSet<(Arc<str>, u32
         own.set_freed(kind, *packets);
     }
     own.set_given_up(status.given_up.records, status.given_up.connections);
+    own.set_programs(&status.programs);
     for drain in &status.drains {
         own.observe_drain(*drain);
     }

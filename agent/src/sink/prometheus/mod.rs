@@ -14,6 +14,7 @@ mod labels;
 mod nat;
 mod own;
 mod probes;
+mod programs;
 mod server;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,8 @@ use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec,
 
 use super::Error;
 use super::family::{NAMESPACE, counters, opts};
+use super::programs::Programs;
+use crate::datapath::ProgramCost;
 use crate::flow::{Counts, Direction, Role};
 use crate::sink::names;
 
@@ -37,6 +39,7 @@ pub struct SelfMetrics {
     kube_objects: IntGaugeVec,
     kube_watch_errors: Mirror,
     series_limited: IntCounterVec,
+    programs: Programs,
 }
 
 impl SelfMetrics {
@@ -137,6 +140,7 @@ impl SelfMetrics {
                 "Additions to a metric that went to the series `other` for want of room.",
                 &["metric"],
             )?,
+            programs: Programs::new(registry)?,
         })
     }
 
@@ -237,6 +241,11 @@ impl SelfMetrics {
     /// Time that one drain took.
     pub fn observe_drain(&self, time: Duration) {
         self.drain.observe(time.as_secs_f64());
+    }
+
+    /// What the kernel side's programs cost since they were loaded.
+    pub fn set_programs(&self, costs: &[ProgramCost]) {
+        self.programs.set(costs);
     }
 
     /// Objects of a kind that are known now.
