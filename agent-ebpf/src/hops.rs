@@ -7,13 +7,14 @@ use aya_log_ebpf::debug;
 use nodescope_ebpf::{
     Counter, EventKind, HopKey, HopRecord, NatState, Reason, UnattributedKey,
     packet::{Echo, Plain, plain, tcp_flag},
+    slots,
 };
 
 use crate::{
     events::tell,
     frame::Head,
-    maps::{HOPS, PORTS, SCRATCH, UNATTRIBUTED, UNPLACED},
-    nat, payload, rare, tcp,
+    maps::{HOPS, PORT_SLOTS, PORTS, SCRATCH, UNATTRIBUTED, UNPLACED},
+    nat, offload, payload, rare, tcp,
 };
 
 /// What the records and counters need of an skb besides its bytes.
@@ -86,10 +87,16 @@ fn is_bridged(ctx: &TcContext, ifindex: u32) -> bool {
     if from == 0 || from == ifindex {
         return false;
     }
-    // SAFETY: the value is an integer that is read once.
-    PORTS
-        .get_ptr(from)
-        .is_some_and(|bridge| unsafe { *bridge } == ifindex)
+    // Most packets came by no port of any bridge, and are spared the look-up.
+    // SAFETY: the values are integers that are read once.
+    let maybe = PORT_SLOTS
+        .get_ptr(slots::of_port(from))
+        .is_some_and(|ports| unsafe { *ports } != 0);
+    // SAFETY: as above.
+    maybe
+        && PORTS
+            .get_ptr(from)
+            .is_some_and(|bridge| unsafe { *bridge } == ifindex)
 }
 
 /// Adds a frame to its record.
@@ -190,8 +197,7 @@ fn open(key: &HopKey, how: u32, packets: u32, bytes: u32) -> bool {
 #[inline(always)]
 pub fn offload(ctx: &TcContext, skb: Skb, egress: bool) {
     if skb.offloaded() {
-        let hook = hook(skb.ifindex, egress, Reason::Offload);
-        unattributed(ctx, hook, skb.segments - 1, 0);
+        offload::add(ctx, skb.ifindex, egress, skb.segments - 1);
     }
 }
 

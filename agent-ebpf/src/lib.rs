@@ -10,6 +10,7 @@
 pub mod drop;
 pub mod extra;
 pub mod packet;
+pub mod slots;
 
 /// An IP address as four words in the byte order of the wire. IPv4 is mapped into IPv6
 /// (RFC 4291 2.5.5.2), so that one key holds both families.

@@ -21,6 +21,7 @@ mod frame;
 mod hops;
 mod maps;
 mod nat;
+mod offload;
 mod payload;
 mod rare;
 mod retransmit;

@@ -5,13 +5,14 @@ use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use nodescope_ebpf::{
     Counter, EventKind, HopKey, HopRecord, NatRecord, NatTuple, Offsets, ProbeKey, UnattributedKey,
     drop::{DropKey, DropOffsets, DropRecord, Ignored, UNPLACED_REASONS},
     extra::{Extra, FragmentKey, FragmentPorts, SocketOffsets},
     packet::Whole,
+    slots::{self, OffloadSlot},
 };
 
 /// Conversations at interfaces. The agent sets the size before loading. Memory is taken for
@@ -49,6 +50,14 @@ pub static UNPLACED: PerCpuArray<Counter> = PerCpuArray::with_max_entries(16, 0)
 /// Ports of bridges: interface index of the port, of the bridge.
 #[map]
 pub static PORTS: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
+
+/// Whether some interface with this slot is a port of a bridge ([`slots::of_port`]).
+#[map]
+pub static PORT_SLOTS: Array<u32> = Array::with_max_entries(slots::PORTS, 0);
+
+/// Segments that records count and interfaces do not, by hook ([`slots::of`]).
+#[map]
+pub static OFFLOAD: PerCpuArray<OffloadSlot> = PerCpuArray::with_max_entries(slots::OFFLOAD, 0);
 
 /// Conversations that began, for the agent to look at now rather than at the next drain.
 #[map]

@@ -16,8 +16,10 @@ mod preflight;
 mod programs;
 mod retransmits;
 mod ring;
+mod slots;
 mod symbols;
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 
@@ -65,6 +67,8 @@ const HOPS: &str = "HOPS";
 const NAT: &str = "NAT";
 const EXTRA: &str = "EXTRA";
 const PORTS: &str = "PORTS";
+const PORT_SLOTS: &str = "PORT_SLOTS";
+const OFFLOAD: &str = "OFFLOAD";
 const UNATTRIBUTED: &str = "UNATTRIBUTED";
 const UNPLACED: &str = "UNPLACED";
 const LOST: &str = "LOST";
@@ -80,6 +84,8 @@ pub struct Datapath {
     extra: MapData,
     retransmits: retransmits::Retransmits,
     ports: BpfHashMap<MapData, u32, u32>,
+    port_slots: slots::PortSlots,
+    offload: slots::Offload,
     unattributed: PerCpuHashMap<MapData, UnattributedPod, CounterPod>,
     unplaced: PerCpuArray<MapData, CounterPod>,
     lost: PerCpuArray<MapData, u64>,
@@ -152,6 +158,8 @@ impl Datapath {
             extra,
             retransmits: retransmits::Retransmits::start(&mut ebpf, &sockets)?,
             ports: typed(&mut ebpf, PORTS)?,
+            port_slots: slots::PortSlots::new(typed(&mut ebpf, PORT_SLOTS)?),
+            offload: slots::Offload::new(typed(&mut ebpf, OFFLOAD)?),
             unattributed: typed(&mut ebpf, UNATTRIBUTED)?,
             unplaced: typed(&mut ebpf, UNPLACED)?,
             lost: typed(&mut ebpf, LOST)?,
@@ -219,8 +227,16 @@ impl Datapath {
             return;
         }
         let result = match bridge {
-            Some(bridge) => self.ports.insert(ifindex, bridge, 0),
-            None => self.ports.remove(&ifindex),
+            Some(bridge) => self
+                .ports
+                .insert(ifindex, bridge, 0)
+                .and_then(|()| self.port_slots.set(ifindex, true)),
+            None => self.ports.remove(&ifindex).and_then(|()| {
+                let slot = nodescope_ebpf::slots::of_port;
+                let mut left = self.ports.keys().filter_map(Result::ok);
+                let any = left.any(|port| slot(port) == slot(ifindex));
+                self.port_slots.set(ifindex, any)
+            }),
         };
         if let Err(error) = result {
             tracing::warn!(ifindex, %error, "the port of a bridge is not known to the kernel side");
@@ -323,10 +339,24 @@ impl Datapath {
             map: UNATTRIBUTED,
             source: io::Error::other(error),
         };
-        let mut found = Vec::new();
+        let mut found = HashMap::new();
         for entry in self.unattributed.iter() {
             let (key, values) = entry.map_err(failed)?;
-            found.push((key.0, sum(values.iter())));
+            found.insert(key.0, sum(values.iter()));
+        }
+        for ifindex in self.attached.interfaces() {
+            for egress in [false, true] {
+                let segments = self.offload.segments(ifindex, egress).map_err(failed)?;
+                if segments > 0 {
+                    let key = UnattributedKey {
+                        ifindex,
+                        egress: u8::from(egress),
+                        reason: Reason::Offload as u8,
+                        reserved: 0,
+                    };
+                    found.entry(key).or_insert_with(Counter::default).packets += segments;
+                }
+            }
         }
         for reason in Reason::ALL {
             let values = self.unplaced.get(&(reason as u32), 0).map_err(failed)?;
@@ -336,14 +366,15 @@ impl Datapath {
                     reason: reason as u8,
                     ..UnattributedKey::default()
                 };
-                found.push((key, counter));
+                found.insert(key, counter);
             }
         }
-        Ok(found)
+        Ok(found.into_iter().collect())
     }
 
     /// Forgets the unattributed counters of an interface that is gone.
     pub fn forget(&mut self, ifindex: u32) {
+        self.offload.forget(ifindex, &self.attached.interfaces());
         for egress in [0, 1] {
             for reason in Reason::ALL {
                 let key = UnattributedKey {

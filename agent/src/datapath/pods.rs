@@ -3,6 +3,7 @@
 use aya::Pod;
 use nodescope_ebpf::drop::{DropKey, DropOffsets, DropRecord};
 use nodescope_ebpf::extra::{Extra, SocketOffsets};
+use nodescope_ebpf::slots::OffloadSlot;
 use nodescope_ebpf::{
     Counter, HopKey, HopRecord, NatRecord, NatTuple, Offsets, ProbeKey, UnattributedKey,
 };
@@ -35,6 +36,8 @@ pod! {
     UnattributedPod(UnattributedKey);
     /// Value of `UNATTRIBUTED` and `UNPLACED`.
     CounterPod(Counter);
+    /// Value of `OFFLOAD`.
+    OffloadPod(OffloadSlot);
     /// Key of `PROBE_PORTS`.
     ProbePod(ProbeKey);
     /// The read-only global `OFFSETS`.
