@@ -1,6 +1,7 @@
 //! What a developer of nodescope runs: set-up, lab, tests, lint.
 
 mod bench;
+mod fuzz;
 mod kernels;
 mod lab;
 mod lint;
@@ -76,6 +77,12 @@ enum Task {
         #[arg(long)]
         write: bool,
     },
+    /// Compare the parsers and the programs on frames made at random, for a time
+    Fuzz {
+        /// How long, in seconds; the round at hand is finished
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
     /// Check format and lints of both sides
     Lint,
 }
@@ -88,6 +95,7 @@ fn main() -> ExitCode {
         Task::Test { .. } => test::run(&verbatim("test")),
         Task::Bench { .. } => bench::run(&verbatim("bench")),
         Task::Kernels { kernels, write } => kernels::run(&kernels, write),
+        Task::Fuzz { seconds } => fuzz::run(std::time::Duration::from_secs(seconds)),
         Task::Lint => lint::run(),
     };
     match outcome {

@@ -13,7 +13,8 @@ use super::batch::{self, Batches, Taken};
 use super::btf::{Btf, DropTypes};
 use super::pods::{CounterPod, DropKeyPod, DropOffsetsPod, DropPod};
 use super::ring::Ring;
-use super::{Datapath, Error, chain, sum, typed};
+use super::unattributed::sum;
+use super::{Datapath, Error, chain, typed};
 
 const DROPS: &str = "DROPS";
 const DROPS_UNPLACED: &str = "DROPS_UNPLACED";

@@ -18,17 +18,14 @@ mod retransmits;
 mod ring;
 mod slots;
 mod symbols;
+mod unattributed;
 
-use std::collections::HashMap;
-use std::io;
 use std::os::fd::AsFd;
 
 use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, PerCpuHashMap};
 use aya::programs::SchedClassifier;
 use nodescope_ebpf::extra::{Extra, SocketOffsets};
-use nodescope_ebpf::{
-    Counter, EventKind, HopKey, HopRecord, NatRecord, NatState, Reason, UnattributedKey,
-};
+use nodescope_ebpf::{EventKind, HopKey, HopRecord, NatRecord, NatState};
 
 pub use attach::{Method, Side};
 pub use batch::Cursor;
@@ -329,66 +326,6 @@ impl Datapath {
         Ok(taken.map(|extra| extra.0))
     }
 
-    /// Packets in no record, by hook and reason: sums over all CPUs, since the load.
-    ///
-    /// # Errors
-    ///
-    /// The kernel refuses the look-up.
-    pub fn unattributed(&self) -> Result<Vec<(UnattributedKey, Counter)>, Error> {
-        let failed = |error: aya::maps::MapError| Error::Map {
-            map: UNATTRIBUTED,
-            source: io::Error::other(error),
-        };
-        let mut found = HashMap::new();
-        for entry in self.unattributed.iter() {
-            let (key, values) = entry.map_err(failed)?;
-            found.insert(key.0, sum(values.iter()));
-        }
-        for ifindex in self.attached.interfaces() {
-            for egress in [false, true] {
-                let segments = self.offload.segments(ifindex, egress).map_err(failed)?;
-                if segments > 0 {
-                    let key = UnattributedKey {
-                        ifindex,
-                        egress: u8::from(egress),
-                        reason: Reason::Offload as u8,
-                        reserved: 0,
-                    };
-                    found.entry(key).or_insert_with(Counter::default).packets += segments;
-                }
-            }
-        }
-        for reason in Reason::ALL {
-            let values = self.unplaced.get(&(reason as u32), 0).map_err(failed)?;
-            let counter = sum(values.iter());
-            if counter != Counter::default() {
-                let key = UnattributedKey {
-                    reason: reason as u8,
-                    ..UnattributedKey::default()
-                };
-                found.insert(key, counter);
-            }
-        }
-        Ok(found.into_iter().collect())
-    }
-
-    /// Forgets the unattributed counters of an interface that is gone.
-    pub fn forget(&mut self, ifindex: u32) {
-        self.offload.forget(ifindex, &self.attached.interfaces());
-        for egress in [0, 1] {
-            for reason in Reason::ALL {
-                let key = UnattributedKey {
-                    ifindex,
-                    egress,
-                    reason: reason as u8,
-                    reserved: 0,
-                };
-                // Most are not there.
-                let _ = self.unattributed.remove(&UnattributedPod(key));
-            }
-        }
-    }
-
     /// New records of which the ring had no room to tell, since the load.
     pub fn lost_opens(&self) -> u64 {
         let lost = self.lost.get(&(EventKind::Open as u32), 0);
@@ -429,12 +366,4 @@ impl Datapath {
 fn typed<M: TryFrom<aya::maps::Map>>(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<M, Error> {
     let map = ebpf.take_map(name).ok_or(Error::Incomplete(name))?;
     M::try_from(map).map_err(|_| Error::Incomplete(name))
-}
-
-fn sum<'a>(values: impl Iterator<Item = &'a CounterPod>) -> Counter {
-    values.fold(Counter::default(), |mut sum, value| {
-        sum.packets += value.0.packets;
-        sum.bytes += value.0.bytes;
-        sum
-    })
 }
