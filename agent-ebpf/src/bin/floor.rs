@@ -7,6 +7,10 @@
     missing_docs,
     reason = "entry points are documented here, maps where they are made"
 )]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value a key would be copied"
+)]
 
 use aya_ebpf::{
     bindings::{BPF_ANY, TC_ACT_UNSPEC},

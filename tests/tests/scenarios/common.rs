@@ -195,9 +195,16 @@ pub fn counted((ingress, egress): &BothWays) -> [(u64, u64); 2] {
     ]
 }
 
-/// All records of an agent until now.
+/// All records of connections that an agent wrote until now.
 pub fn records(agent: &Agent) -> Result<Vec<Record>> {
-    Ok(agent.flows()?.into_iter().map(Record).collect())
+    let all = agent.flows()?.into_iter().map(Record);
+    Ok(all.filter(|record| record.event() != "drop").collect())
+}
+
+/// All records of packets that died.
+pub fn losses(agent: &Agent) -> Result<Vec<Record>> {
+    let all = agent.flows()?.into_iter().map(Record);
+    Ok(all.filter(|record| record.event() == "drop").collect())
 }
 
 /// The last record of the one connection for which `choose` holds, once it is closed. More than

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use nodescope_tests::lab::{Agent, Model, Netns};
 
-use crate::common::{Record, agent, eventually, metric, number, of_model, one, records};
+use crate::common::{Record, agent, eventually, losses, metric, number, of_model};
 
 /// Datagrams that die, an odd number that nothing else sends.
 const DATAGRAMS: u64 = 7;
@@ -19,13 +19,17 @@ fn datagrams(from: &Netns, to: &str, count: u64) -> Result<()> {
 
 /// Packets in records of drops for which `choose` holds.
 fn dropped(agent: &Agent, choose: impl Fn(&Record) -> bool) -> Result<u64> {
-    let all = records(agent)?;
-    let lost = all
-        .iter()
-        .filter(|record| record.event() == "drop" && choose(record));
+    let all = losses(agent)?;
+    let lost = all.iter().filter(|record| choose(record));
     Ok(lost
         .filter_map(|record| number(record.ext("/forward/packets")))
         .sum())
+}
+
+/// The newest record of a drop for which `choose` holds.
+fn newest(agent: &Agent, choose: impl Fn(&Record) -> bool) -> Result<Record> {
+    let found = losses(agent)?.into_iter().rev().find(choose);
+    found.context("no such drop")
 }
 
 fn reason(record: &Record) -> &str {
@@ -74,9 +78,7 @@ fn scenario_28_a_packet_dropped_by_netfilter_is_told_with_its_reason() -> Result
         let here = |record: &Record| reason(record) == "NETFILTER_DROP";
         eventually("all are told", || Ok(dropped(&agent, here)? == DATAGRAMS))?;
 
-        let record = one(&agent, "a drop", |record| {
-            record.event() == "drop" && here(record)
-        })?;
+        let record = newest(&agent, here)?;
         assert_eq!(record.flow("/verdict"), "DROPPED");
         assert_eq!(record.flow("/event_type/type").as_f64(), Some(1.0));
         assert_eq!(record.flow("/source/pod_name"), web.name().as_str());
@@ -115,11 +117,8 @@ fn number_of(value: &serde_json::Value) -> Option<u64> {
 
 /// What was lost, for a message.
 fn reasons(agent: &Agent) -> Result<Vec<String>> {
-    let all = records(agent)?;
-    let lost = all.iter().filter(|record| record.event() == "drop");
-    Ok(lost
-        .map(|record| record.flow("/Summary").to_string())
-        .collect())
+    let summary = |record: &Record| record.flow("/Summary").to_string();
+    Ok(losses(agent)?.iter().map(summary).collect())
 }
 
 /// Nobody listens in the pod: the packets die there, behind the pod's interface; those of a pod
@@ -136,9 +135,7 @@ fn scenario_28_a_packet_that_dies_in_a_pod_is_its_nodes() -> Result<()> {
     eventually("they died on the other node", || {
         Ok(dropped(&agents[1], deaf)? == DATAGRAMS)
     })?;
-    let record = one(&agents[1], "a drop", |record| {
-        deaf(record) && record.event() == "drop"
-    })?;
+    let record = newest(&agents[1], deaf)?;
     assert_eq!(record.ext("/drop/hook"), "eth0 ingress in the pod");
     assert_eq!(record.flow("/destination/pod_name"), api.name().as_str());
     assert_eq!(record.flow("/interface/name"), api.host_interface());
