@@ -23,6 +23,7 @@ mod path;
 mod path_end;
 mod path_join;
 mod path_leg;
+mod path_lost;
 mod path_show;
 mod probes;
 mod probing;

@@ -6,6 +6,7 @@ use crate::sink::observer::structs::{self, Fields};
 /// `vlan 100.200`, `host unreachable from 10.0.0.9 x3`, `retransmits 2`. Empty for most.
 pub(super) fn of(fields: &Fields) -> Vec<String> {
     let mut notes = Vec::new();
+    notes.extend(lost(fields));
     notes.extend(tunnel(fields));
     notes.extend(vlans(fields));
     notes.extend(errors(fields));
@@ -28,6 +29,13 @@ pub(super) fn of(fields: &Fields) -> Vec<String> {
         notes.push(format!("zero windows {forward}/{reply}"));
     }
     notes
+}
+
+/// Why and where packets died.
+pub(super) fn lost(fields: &Fields) -> Option<String> {
+    let reason = structs::text(fields, &["drop", "reason"])?;
+    let hook = structs::text(fields, &["drop", "hook"]).unwrap_or("?");
+    Some(format!("dropped {reason} at {hook}"))
 }
 
 /// The inner tuple of a tunnel.

@@ -14,9 +14,9 @@ use super::filters::FlowFilters;
 use super::path_end::judge;
 use super::path_join::{Path, join, newest};
 use super::path_leg::Leg;
-use super::path_show;
 use super::servers::{Servers, connect, refusal};
 use super::{input, live, time};
+use super::{path_lost, path_show};
 use crate::sink::observer::filter::Filters;
 use crate::sink::proto::node::DescribeRequest;
 use crate::sink::proto::node::node_client::NodeClient;
@@ -86,7 +86,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         .filter_map(Leg::read)
         .map(|leg| (leg.node, leg.connection))
         .collect();
-    let legs = newest(records.iter().filter_map(Leg::read));
+    let mut legs = newest(records.iter().filter_map(Leg::read));
+    path_lost::tell(&mut legs, &records);
     asked.extend(legs.iter().map(|leg| leg.node.clone()));
     let seen = legs.len();
     let mut paths: Vec<Path> = join(legs)

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
-use super::{notes, row};
+use super::{notes, path_lost, row};
 use crate::sink::observer::structs::{self, Fields};
 use crate::sink::proto::flow::Flow;
 use crate::sink::proto::observer::GetFlowsResponse;
@@ -100,11 +100,14 @@ pub struct Leg {
 }
 
 impl Leg {
-    /// Reads a record; `None` when it is no flow of nodescope's.
+    /// Reads a record; `None` when it is no flow of nodescope's, or about packets that died.
     pub fn read(response: &GetFlowsResponse) -> Option<Self> {
         let Some(ResponseTypes::Flow(flow)) = &response.response_types else {
             return None;
         };
+        if path_lost::is_loss(flow) {
+            return None;
+        }
         let fields = flow.extensions.as_ref().and_then(structs::unpack)?;
         let original = pair(structs::at(&fields, &["nat", "original"]).and_then(structs::fields)?)?;
         let translated = structs::at(&fields, &["nat", "translated"]).and_then(structs::fields);

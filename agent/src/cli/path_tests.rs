@@ -140,6 +140,36 @@ fn delivered_refused_and_answers_that_got_lost_are_told_apart() {
     );
 }
 
+/// A record of dead packets carries their connection's id, and is newer than the connection's.
+#[test]
+fn dead_packets_are_told_at_their_connection_and_are_none_themselves() {
+    let mut first = first_leg();
+    silent(&mut first);
+    let mut dead = first.clone();
+    dead.event = crate::flow::Event::Drop;
+    dead.time = at(500);
+    dead.hops.clear();
+    dead.forward.total.packets = 3;
+    dead.drop = Some(crate::flow::Drop {
+        reason: "NETFILTER_DROP".into(),
+        interface: "cbr0".into(),
+        in_pod: false,
+        direction: crate::flow::Direction::Ingress,
+        function: None,
+    });
+    let records: Vec<_> = [&first, &dead].map(convert::response).into();
+    let mut legs = newest(records.iter().filter_map(Leg::read));
+    path_lost::tell(&mut legs, &records);
+    assert_eq!(legs.len(), 1);
+    assert_eq!(legs[0].hops.len(), first.hops.len());
+    let told = "dropped NETFILTER_DROP at cbr0 ingress: 3 packets";
+    assert!(
+        legs[0].notes.iter().any(|note| note == told),
+        "{:?}",
+        legs[0].notes
+    );
+}
+
 #[test]
 fn what_comes_in_and_does_not_go_on_was_dropped_on_the_node() {
     let mut first = first_leg();

@@ -33,9 +33,9 @@ pub(super) struct Known {
 /// All connections of the node.
 #[derive(Debug, Default)]
 pub struct Tracker {
-    pub(super) known: HashMap<HopKey, Known>,
-    pub(super) connections: HashMap<u64, Connection>,
-    pub(super) by_conversation: HashMap<Conversation, u64>,
+    pub(super) known: HashMap<HopKey, Known, ahash::RandomState>,
+    pub(super) connections: HashMap<u64, Connection, ahash::RandomState>,
+    pub(super) by_conversation: HashMap<Conversation, u64, ahash::RandomState>,
     pub(super) next: u64,
     /// Connections that have no record out yet.
     pub(super) unopened: Vec<u64>,

@@ -91,10 +91,30 @@ pub fn clean_stale() -> Result<Vec<String>> {
             continue;
         }
         remove_namespaces(name)?;
-        fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+        remove_dir(&path)?;
         cleaned.push(name.to_owned());
     }
     Ok(cleaned)
+}
+
+/// Removes a lab's directory. What was killed outside its namespaces may still write there.
+fn remove_dir(path: &Path) -> Result<()> {
+    let mut last = None;
+    let removed = wait_for(
+        "the lab's directory to go",
+        DEATH_TIMEOUT,
+        || match fs::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                last = Some(error);
+                false
+            }
+            _ => true,
+        },
+    );
+    match (removed, last) {
+        (Err(_), Some(error)) => Err(error).with_context(|| format!("removing {}", path.display())),
+        (outcome, _) => outcome,
+    }
 }
 
 /// Ends what still runs in the namespaces of lab `lab`, then removes them.

@@ -31,13 +31,6 @@ fn flood(lab: &Lab, flows: u32, seconds: f64) -> Result<u64> {
     in_web(lab, &args)?["sent"].as_u64().context("no count")
 }
 
-/// Packets that all flows together sent out of the cluster.
-fn in_flows(agent: &Agent) -> Result<u64> {
-    let labels = [("class", "pod-to-world"), ("direction", "forward")];
-    let found = metric(agent, "nodescope_flow_packets_total", &labels)?;
-    Ok(found.unwrap_or(0.0) as u64)
-}
-
 /// A sum over all hooks of a reason.
 fn full(agent: &Agent) -> Result<u64> {
     let labels = [("reason", "map_full")];
@@ -76,9 +69,6 @@ fn a_flood_of_conversations_is_attributed() -> Result<()> {
         );
     }
     println!("peak {} KiB", peak(&agent)?);
-    // None is in two flows. (That each is in one takes the time that it takes to name them.)
-    let told = in_flows(&agent)?;
-    assert!(told <= sent, "{told} packets in flows, {sent} sent");
     Ok(())
 }
 
@@ -133,13 +123,11 @@ fn a_stopped_agent_loses_nothing_silently() -> Result<()> {
     })?;
     let given_up = metric(&agent, "nodescope_given_up_total", &[("kind", "record")])?;
     assert!(given_up.is_some_and(|count| count > 0.0), "{given_up:?}");
-    let before = (full(&agent)?, in_flows(&agent)?);
-    let more = flood(&lab, 1_000, 0.1)?;
+    // And counts on: nothing of what comes now finds it full.
+    let before = full(&agent)?;
+    flood(&lab, 1_000, 0.1)?;
     since.agree(&lab, &agent)?;
-    eventually("flows after it are told of", || {
-        Ok(in_flows(&agent)? >= before.1 + more)
-    })?;
-    assert_eq!(full(&agent)?, before.0);
+    assert_eq!(full(&agent)?, before);
     Ok(())
 }
 
