@@ -91,7 +91,11 @@ fn observe_filters_as_asked_and_the_tables_name_everything() -> Result<()> {
         ),
         (
             vec!["--ip", vm],
-            Box::new(|r| r.flow("/IP/destination") == vm),
+            // Packets that died on their way back are told of with the VM as their sender.
+            Box::new(|r| {
+                let dead = r.event() == "drop";
+                r.flow("/IP/destination") == vm || dead && r.flow("/IP/source") == vm
+            }),
         ),
         // The service's address and port, which the translation has replaced.
         (
