@@ -13,7 +13,7 @@ use nodescope_ebpf::{
 use crate::{
     events::tell,
     frame::Head,
-    maps::{HOPS, PORT_SLOTS, PORTS, SCRATCH, UNATTRIBUTED, UNPLACED},
+    maps::{HOPS, PORT_SLOTS, PORTS, SCRATCH, UNATTRIBUTED, UNPLACED, scratch_of},
     nat, offload, payload, rare, tcp,
 };
 
@@ -153,7 +153,10 @@ pub fn make(
     const ANSWER: u16 = (tcp_flag::SYN | tcp_flag::ACK) as u16;
     let answer = flags & ANSWER == ANSWER || echo == Echo::Reply;
     let how = u32::from(forward == answer) | u32::from(forward) << 1;
-    let made = open(key, how, skb.packets(), skb.length);
+    let made = scratch_of(key).is_some() && open_record(how, skb.packets(), skb.length) != 0;
+    if made {
+        tell(key, EventKind::Open);
+    }
     let record = HOPS.get_ptr_mut(key).unwrap_or(core::ptr::null_mut());
     if record.is_null() && !made {
         return Err(Reason::TableFull);
@@ -162,13 +165,15 @@ pub fn make(
 }
 
 /// Makes a record with its first packet in it, so that the agent can take it out at any moment
-/// and misses none; whether that was done. `how`: bit 0 is the opener, bit 1 is set when the
-/// packet is from `a` to `b`.
+/// and misses none; 1 when that was done. `how`: bit 0 is the opener, bit 1 is set when the
+/// packet is from `a` to `b`. Its key is in [`SCRATCH`], for the verifier takes this as a global
+/// function ([`rare`]).
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn open(key: &HopKey, how: u32, packets: u32, bytes: u32) -> bool {
+extern "C" fn open_record(how: u32, packets: u32, bytes: u32) -> u32 {
     // Beside the stack, of which there are 512 bytes for a whole chain of calls.
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-        return false;
+        return 0;
     };
     // SAFETY: this CPU's element, which nothing else uses while this program runs.
     let made = unsafe {
@@ -183,14 +188,12 @@ fn open(key: &HopKey, how: u32, packets: u32, bytes: u32) -> bool {
         (*counter).bytes = u64::from(bytes);
         (*fresh).first_ns = bpf_ktime_get_ns();
         (*fresh).opener = (how & 1) as u8;
+        let key = &(*scratch).key;
         (*fresh).payload = payload::wanted(key);
         // A failure is a full table, or another CPU that was first and told of it.
         HOPS.insert(key, &*fresh, u64::from(BPF_NOEXIST)).is_ok()
     };
-    if made {
-        tell(key, EventKind::Open);
-    }
-    made
+    u32::from(made)
 }
 
 /// Counts what an skb has more of packets than the interface counts.

@@ -79,6 +79,15 @@ pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(EventKind::COU
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
+/// This CPU's [`SCRATCH`], with the conversation in it.
+#[inline(always)]
+pub fn scratch_of(key: &HopKey) -> Option<*mut Scratch> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's element, which nothing else uses while this program runs.
+    unsafe { (*scratch).key = *key };
+    Some(scratch)
+}
+
 /// Room for a packet that is not plain ([`crate::rare`]), and for a tunnel's inner packet.
 #[map]
 pub static RARE: PerCpuArray<Rare> = PerCpuArray::with_max_entries(2, 0);
@@ -103,6 +112,9 @@ pub static BLANK: PerCpuArray<Extra> = PerCpuArray::with_max_entries(1, 0);
 /// See [`SCRATCH`].
 #[repr(C)]
 pub struct Scratch {
+    /// The conversation, for the functions that the verifier looks at by themselves: they take no
+    /// pointers but the context.
+    pub key: HopKey,
     /// `nf_conn.tuplehash`.
     pub tuples: [KernelTupleHash; 2],
     /// What becomes of it.

@@ -5,13 +5,17 @@
 //! On egress the packet has been through POSTROUTING, so the entry is confirmed and both its
 //! tuples are final, a source port chosen because of a collision included.
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_probe_read_kernel, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_ANY},
+    helpers::generated::bpf_probe_read_kernel,
+    programs::TcContext,
+};
 use aya_log_ebpf::debug;
 use nodescope_ebpf::{Address, EventKind, HopKey, HopRecord, Kind, NatState, NatTuple, mapped};
 
 use crate::{
     events::tell,
-    maps::{NAT, OFFSETS, SCRATCH},
+    maps::{NAT, OFFSETS, SCRATCH, scratch_of},
 };
 
 /// Low bits of `_nfct` (`NFCT_INFOMASK`).
@@ -73,10 +77,13 @@ pub unsafe fn resolve(ctx: &TcContext, key: &HopKey, record: *mut HopRecord, for
     if OFFSETS.load().enabled == 0 || key.kind == Kind::IcmpMessage as u8 {
         return;
     }
-    let state = entry(ctx, key, forward != 0);
+    if scratch_of(key).is_none() {
+        return;
+    }
+    let state = read_entry(ctx.skb.skb, forward);
     // SAFETY: the caller's promise.
     unsafe {
-        if state != NatState::Unknown {
+        if state != NatState::Unknown as u32 {
             (*record).nat = state as u8;
             tell(key, EventKind::Nat);
             return;
@@ -88,9 +95,17 @@ pub unsafe fn resolve(ctx: &TcContext, key: &HopKey, record: *mut HopRecord, for
     }
 }
 
-/// What the entry says; `Unknown` where there is none.
+/// What the entry says, as a number of [`NatState`]: `Unknown` where there is none. The
+/// conversation is in [`SCRATCH`], for the verifier takes this as a global function
+/// ([`crate::rare`]).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn read_entry(skb: *mut __sk_buff, forward: u32) -> u32 {
+    entry(&TcContext::new(skb), forward != 0) as u32
+}
+
 #[inline(always)]
-fn entry(ctx: &TcContext, key: &HopKey, forward: bool) -> NatState {
+fn entry(ctx: &TcContext, forward: bool) -> NatState {
     let offsets = OFFSETS.load();
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return NatState::Unknown;
@@ -111,6 +126,7 @@ fn entry(ctx: &TcContext, key: &HopKey, forward: bool) -> NatState {
         {
             return NatState::Unknown;
         }
+        let key = &(*scratch).key;
         let original = &(*scratch).tuples[0].tuple;
         let reply = &(*scratch).tuples[1].tuple;
         if original.protocol != key.protocol || reply.protocol != key.protocol {

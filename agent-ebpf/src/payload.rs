@@ -6,6 +6,7 @@
 use core::arch::asm;
 
 use aya_ebpf::{
+    bindings::__sk_buff,
     helpers::generated::{bpf_ktime_get_ns, bpf_skb_load_bytes},
     programs::TcContext,
 };
@@ -23,7 +24,7 @@ use nodescope_ebpf::{
 
 use crate::{
     frame::Bytes,
-    maps::{LOST, PAYLOAD, PROBE_PORTS},
+    maps::{LOST, PAYLOAD, PROBE_PORTS, SCRATCH, scratch_of},
 };
 
 /// The first value of a record's `payload`.
@@ -86,17 +87,32 @@ pub unsafe fn capture(
     if dns && sender != DNS_PORT {
         return;
     }
-    let Some(place) = payload(ctx, u32::from(dns)) else {
-        return;
+    if scratch_of(key).is_some() && send_head(ctx.skb.skb, forward) != 0 {
+        // SAFETY: as above.
+        unsafe { (*record).payload = state + one };
+    }
+}
+
+/// Sends the head of a packet's payload; 0 when it has none. The conversation is in [`SCRATCH`],
+/// for the verifier takes this as a global function ([`crate::rare`]).
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn send_head(skb: *mut __sk_buff, forward: u32) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
     };
-    // SAFETY: as above.
-    unsafe { (*record).payload = state + one };
+    // SAFETY: this CPU's element, which nothing else uses while this program runs.
+    let key = unsafe { &(*scratch).key };
+    let dns = key.protocol == protocol::UDP;
+    let Some(place) = payload(&TcContext::new(skb), u32::from(dns)) else {
+        return 0;
+    };
     let Some(mut entry) = PAYLOAD.reserve::<PayloadEvent>(0) else {
         if let Some(lost) = LOST.get_ptr_mut(EventKind::Payload as u32) {
             // SAFETY: this CPU's element of a per-CPU array.
             unsafe { *lost += 1 };
         }
-        return;
+        return 1;
     };
     let event = entry.as_mut_ptr();
     let most = if dns { DNS_HEAD } else { HEAD } as u32;
@@ -117,7 +133,7 @@ pub unsafe fn capture(
         (*event).from_a = u8::from(forward != 0);
         (*event).reserved = 0;
         bpf_skb_load_bytes(
-            ctx.skb.skb.cast(),
+            skb.cast(),
             place.offset,
             (&raw mut (*event).head).cast(),
             last + 1,
@@ -128,6 +144,7 @@ pub unsafe fn capture(
     } else {
         entry.discard(0);
     }
+    1
 }
 
 /// Where a packet's payload lies.

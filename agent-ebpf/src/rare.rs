@@ -1,6 +1,10 @@
 //! Packets that are not plain: off the way of all others, so that those pay nothing for them.
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_ns, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_ANY},
+    helpers::generated::bpf_ktime_get_ns,
+    programs::TcContext,
+};
 use nodescope_ebpf::{
     HopKey, HopRecord, Kind, MAPPED, NatState, Reason,
     packet::{Echo, Part, Start, is_tunnel, protocol, whole},
@@ -17,7 +21,7 @@ use crate::{
 /// Adds a frame to the record that it belongs to.
 #[inline(always)]
 pub fn attribute(ctx: &TcContext, egress: bool) -> Result<(), Reason> {
-    match attribute_at(ctx, u32::from(egress)) {
+    match attribute_rare(ctx.skb.skb, u32::from(egress)) {
         0 => Ok(()),
         reason => Err(reason_of(reason)),
     }
@@ -30,6 +34,12 @@ pub fn is_worth_a_look(ctx: &TcContext, key: &HopKey) -> bool {
     // SAFETY: the context is valid for the whole run of the program.
     let tagged = unsafe { (*ctx.skb.skb).vlan_present } != 0;
     tagged || key.protocol == protocol::UDP && (is_tunnel(key.a_port) || is_tunnel(key.b_port))
+}
+
+/// [`read_rare`] for who has the context.
+#[inline(always)]
+pub fn read(ctx: &TcContext, slot: u32, base: u32, start: u32) -> u32 {
+    read_rare(ctx.skb.skb, slot, base, start)
 }
 
 /// Numbers of reasons are handed out of functions plus one, for the kernel side's functions
@@ -53,8 +63,13 @@ fn reason_of(number: u32) -> Reason {
 
 /// Reads a packet into an element of [`RARE`], from `base` on, where an Ethernet header starts (0)
 /// or a header of an EtherType. Gives 0, or the number of a reason.
+///
+/// Exported, like [`attribute_rare`], so that the verifier takes it as a global function: it looks
+/// at it once, and not again on every way that leads here.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn read(ctx: &TcContext, slot: u32, base: u32, start: u32) -> u32 {
+extern "C" fn read_rare(skb: *mut __sk_buff, slot: u32, base: u32, start: u32) -> u32 {
+    let ctx = &TcContext::new(skb);
     let Some(rare) = RARE.get_ptr_mut(slot) else {
         return number(Reason::Malformed);
     };
@@ -81,16 +96,19 @@ pub fn read(ctx: &TcContext, slot: u32, base: u32, start: u32) -> u32 {
     }
 }
 
+/// Counts the packet, and gives 0, or the number of the reason why it is in no record.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn attribute_at(ctx: &TcContext, egress: u32) -> u32 {
+extern "C" fn attribute_rare(skb: *mut __sk_buff, egress: u32) -> u32 {
+    let ctx = &TcContext::new(skb);
     let Some(rare) = RARE.get_ptr_mut(0) else {
         return number(Reason::Malformed);
     };
-    let skb = Skb::of(ctx);
-    let failed = read(ctx, 0, 0, 0);
+    let failed = read_rare(skb, 0, 0, 0);
     if failed != 0 {
         return failed;
     }
+    let skb = Skb::of(ctx);
     // SAFETY: as in `read`.
     let (whole, key) = unsafe { (&mut (*rare).whole, &mut (*rare).key) };
     if whole.part != Part::Whole && !fragment(rare, skb.ifindex, egress) {

@@ -17,7 +17,7 @@ use nodescope_tests::lab::Netns;
 
 /// Instructions that the verifier may look at for one program. The kernel's own limit is a
 /// million; what it costs is time at each start of the agent.
-const BUDGET: u32 = 200_000;
+const BUDGET: u32 = 60_000;
 
 /// How long anything may take: far more than it does.
 const PATIENCE: Duration = Duration::from_secs(30);

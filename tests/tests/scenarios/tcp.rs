@@ -7,10 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nodescope_tests::lab::{Agent, Lab, Pod};
 
-use crate::common::{Record, eventually, lab, metric, number, one, synced};
-
-/// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::common::{PATIENCE, Record, eventually, lab, metric, number, one, synced};
 
 /// Two pods on one node, and an agent that tells of a silent connection soon.
 struct Two {
@@ -199,9 +196,9 @@ fn retransmissions_are_those_that_the_senders_counted() -> Result<()> {
     };
     let before = (resent(&two.web)?, resent(&two.web2)?);
     let metric_before = two.total("nodescope_tcp_retransmits_total")?;
-    let lossy = "-p tcp --dport 7006 -m statistic --mode nth --every 4 --packet 3 -j DROP";
+    let lossy = "-p tcp --dport 7006 -m statistic --mode nth --every 7 --packet 3 -j DROP";
     iptables(&two.web2, &format!("-A INPUT {lossy}"))?;
-    let back = "-p tcp --sport 7006 -m statistic --mode nth --every 5 --packet 0 -j DROP";
+    let back = "-p tcp --sport 7006 -m statistic --mode nth --every 9 --packet 0 -j DROP";
     iptables(&two.web, &format!("-A INPUT {back}"))?;
     let (mut client, mut server) = two.pair(7006)?;
     let bytes = vec![b'n'; 300_000];
