@@ -189,6 +189,9 @@ fn facts(node: &DescribeResponse) -> Vec<String> {
         };
         fact("Kubernetes API", format!("{}{detail}", api.state));
     }
+    for note in &node.notes {
+        fact("Note", note.clone());
+    }
     facts.iter().for_each(|pair| table.fit(pair));
     facts.iter().map(|pair| table.line(pair)).collect()
 }
@@ -225,10 +228,12 @@ fn row(interface: &Interface, wide: bool) -> Vec<String> {
         };
         format!("{name}{}", pod.ip)
     });
-    let attached = match (interface.attached.is_empty(), interface.error.is_empty()) {
-        (_, false) => format!("none: {}", interface.error),
-        (true, true) => "none".to_owned(),
-        (false, true) => interface.attached.clone(),
+    let why_not = [&interface.error, &interface.beneath];
+    let why_not = why_not.into_iter().find(|why| !why.is_empty());
+    let attached = match (why_not, interface.attached.as_str()) {
+        (Some(why), _) => format!("none: {why}"),
+        (None, "") => "none".to_owned(),
+        (None, attached) => attached.to_owned(),
     };
     let packets = |hook: Option<HookCounts>| count(hook.map(|hook| hook.packets));
     let bytes = |hook: Option<HookCounts>| count(hook.map(|hook| hook.bytes));
@@ -242,9 +247,13 @@ fn row(interface: &Interface, wide: bool) -> Vec<String> {
         or_none(pods.collect::<Vec<_>>().join(", ")),
         packets(interface.ingress),
         packets(interface.egress),
-        lost.map(|hook| hook.unattributed_packets)
-            .sum::<u64>()
-            .to_string(),
+        match interface.beneath.is_empty() {
+            true => lost
+                .map(|hook| hook.unattributed_packets)
+                .sum::<u64>()
+                .to_string(),
+            false => "-".to_owned(),
+        },
     ];
     if wide {
         cells.extend([

@@ -58,7 +58,7 @@ pub(super) fn scope(flow: &Flow) -> Option<Scope> {
     }
     flow.hops
         .iter()
-        .any(|hop| hop.role == Role::Uplink)
+        .any(|hop| matches!(hop.role, Role::Uplink | Role::Tunnel))
         .then_some(Scope::CrossNode)
 }
 

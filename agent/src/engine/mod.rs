@@ -55,6 +55,8 @@ pub struct Engine {
     interfaces: Interfaces,
     /// Attributed packets and bytes by interface: ingress, egress.
     hooks: HashMap<u32, (Counts, Counts)>,
+    /// Which interface it is that has hooks, by its index: [`crate::node::Interface::since`].
+    since: HashMap<u32, u64>,
     /// Interfaces that could not be attached, and why.
     refused: HashMap<u32, String>,
     drain: DrainStatistics,
@@ -102,6 +104,7 @@ impl Engine {
             settings,
             interfaces: Interfaces::new(),
             hooks: HashMap::new(),
+            since: HashMap::new(),
             refused: HashMap::new(),
             drain: DrainStatistics::default(),
             conntrack: None,

@@ -175,6 +175,8 @@ pub enum Role {
     Bridge,
     /// An interface of the default route.
     Uplink,
+    /// A device by which packets leave for other nodes inside packets of the uplink.
+    Tunnel,
     /// Named by the configuration.
     Other,
 }

@@ -2,21 +2,33 @@
 
 use std::sync::Arc;
 
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 
 /// What an interface is made of (`IFLA_INFO_KIND`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// One end of a pair.
     Veth,
+    /// One end of a pair made for eBPF (6.7 and later).
+    Netkit,
     /// A Linux bridge.
     Bridge,
     /// An 802.1Q sub-interface.
     Vlan,
+    /// A device with an address of its own on another's wire (macvlan, macvtap).
+    Macvlan,
+    /// A device that shares another's hardware address (ipvlan, ipvtap).
+    Ipvlan,
     /// A VXLAN tunnel.
     Vxlan,
+    /// A Geneve tunnel.
+    Geneve,
     /// Several devices as one.
     Bond,
+    /// The same, steered from outside the kernel.
+    Team,
     /// No `IFLA_INFO_KIND`: hardware, or the loopback.
     Device,
     /// Any other software device.
@@ -36,15 +48,23 @@ pub struct Interface {
     pub mac: [u8; 6],
     /// Administratively up (`IFF_UP`).
     pub up: bool,
-    /// Index of the bridge or bond that it is a port of.
+    /// Index of the device that it is a part of: a bridge, a bond, or the paravirtual device that
+    /// sends and receives by it (`IFLA_MASTER`).
     pub master: Option<u32>,
-    /// A veth whose other end is in another network namespace (`IFLA_LINK_NETNSID` is present).
+    /// One end of a pair whose other end is in another network namespace (`IFLA_LINK_NETNSID` is
+    /// present).
     pub peer_elsewhere: bool,
-    /// `IFLA_LINK`: index of the other end of a veth (in *its* namespace, the number in
-    /// `veth1@if15`), or of the device below a VLAN.
+    /// `IFLA_LINK`: index of the other end of a pair (in *its* namespace, the number in
+    /// `veth1@if15`), or of the device of this namespace below a VLAN or macvlan.
     pub link: Option<u32>,
     /// Largest packet in bytes, link-layer header not included.
     pub mtu: u32,
+    /// Whether its frames have an Ethernet header (`ARPHRD_ETHER`, and the loopback's, whose
+    /// header is empty).
+    pub ethernet: bool,
+    /// Tells this interface from others that had its index before: an index is free again when its
+    /// interface is deleted or moved to another namespace. Kept by the view.
+    pub since: u64,
 }
 
 impl Interface {
@@ -60,6 +80,11 @@ impl Interface {
             peer_elsewhere: false,
             link: None,
             mtu: 0,
+            ethernet: matches!(
+                message.header.link_layer_type,
+                LinkLayerType::Ether | LinkLayerType::Loopback
+            ),
+            since: 0,
         };
         let mut elsewhere = false;
         for attribute in &message.attributes {
@@ -85,8 +110,29 @@ impl Interface {
                 _ => {}
             }
         }
-        interface.peer_elsewhere = elsewhere && interface.kind == Kind::Veth;
+        interface.peer_elsewhere = elsewhere && interface.kind.is_pair();
+        if elsewhere && !interface.peer_elsewhere {
+            // An index of that namespace means another device in this one.
+            interface.link = None;
+        }
         (!interface.name.is_empty()).then_some(interface)
+    }
+}
+
+impl Kind {
+    /// Whether it is one of two ends.
+    pub fn is_pair(self) -> bool {
+        matches!(self, Self::Veth | Self::Netkit)
+    }
+
+    /// Whether it makes one device of several, each of whose packets passes it too.
+    pub fn is_aggregate(self) -> bool {
+        matches!(self, Self::Bond | Self::Team)
+    }
+
+    /// Whether it sends packets in packets to other nodes.
+    pub fn is_tunnel(self) -> bool {
+        matches!(self, Self::Vxlan | Self::Geneve)
     }
 }
 
@@ -94,10 +140,15 @@ impl From<&InfoKind> for Kind {
     fn from(kind: &InfoKind) -> Self {
         match kind {
             InfoKind::Veth => Self::Veth,
+            InfoKind::Netkit => Self::Netkit,
             InfoKind::Bridge => Self::Bridge,
             InfoKind::Vlan => Self::Vlan,
+            InfoKind::MacVlan | InfoKind::MacVtap => Self::Macvlan,
+            InfoKind::IpVlan | InfoKind::IpVtap => Self::Ipvlan,
             InfoKind::Vxlan => Self::Vxlan,
+            InfoKind::Geneve => Self::Geneve,
             InfoKind::Bond => Self::Bond,
+            InfoKind::Team => Self::Team,
             _ => Self::Other,
         }
     }
@@ -107,10 +158,15 @@ impl std::fmt::Display for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Veth => "veth",
+            Self::Netkit => "netkit",
             Self::Bridge => "bridge",
             Self::Vlan => "vlan",
+            Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
             Self::Vxlan => "vxlan",
+            Self::Geneve => "geneve",
             Self::Bond => "bond",
+            Self::Team => "team",
             Self::Device => "device",
             Self::Other => "other",
         })

@@ -3,6 +3,7 @@
 //!
 //! [`watch`] gives a [`NodeView`] that follows the kernel; the other functions read a view.
 
+mod beneath;
 pub mod conntrack;
 mod dump;
 mod error;
@@ -17,11 +18,12 @@ mod tests;
 mod view;
 mod watch;
 
+pub use beneath::{Beneath, beneath, role_notes};
 pub use error::Error;
 pub use filter::InterfaceFilter;
 pub use interface::{Interface, Kind};
 pub use model::{ModelKind, NetworkModel, model};
 pub use pods::{pod_interface, pods_by_interface};
-pub use roles::{role_notes, roles};
+pub use roles::roles;
 pub use view::{FdbEntry, Neighbour, NeighbourState, NodeView, Route};
 pub use watch::{Statistics, Watch, watch};

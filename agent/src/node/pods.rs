@@ -45,22 +45,22 @@ pub fn pods_by_interface(view: &NodeView) -> BTreeMap<u32, Vec<IpAddr>> {
         let Some(index) = pod_interface(view, ip) else {
             continue;
         };
-        let is_veth = view
+        let is_pair = view
             .interfaces
             .get(&index)
-            .is_some_and(|found| found.kind == Kind::Veth);
-        if is_veth && !view.default_routes.contains(&index) && !is_link_local(ip) {
+            .is_some_and(|found| found.kind.is_pair());
+        if is_pair && !view.default_routes.contains(&index) && !is_link_local(ip) {
             pods.entry(index).or_default().push(ip);
         }
     }
     pods
 }
 
-/// The port of the bridge `ifindex` that leads to `mac`, or `ifindex` itself when it is a veth.
+/// The port of the bridge `ifindex` that leads to `mac`, or `ifindex` itself when it is one of a pair.
 fn behind(view: &NodeView, ifindex: u32, mac: [u8; 6]) -> Option<u32> {
     let interface = view.interfaces.get(&ifindex)?;
     match interface.kind {
-        Kind::Veth => Some(ifindex),
+        Kind::Veth | Kind::Netkit => Some(ifindex),
         Kind::Bridge => {
             let start = view.fdb.partition_point(|entry| entry.mac < mac);
             let entries = view.fdb[start..]

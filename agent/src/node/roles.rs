@@ -14,11 +14,17 @@ const POD_BRIDGES: [&str; 2] = ["cbr0", "cni0"];
 /// The interfaces to put hooks on, and what each is for.
 ///
 /// - Uplink: interfaces of the default routes, whatever they are made of.
-/// - Pod: a veth whose other end is in another network namespace, or is about to be moved there
-///   (either end still down), unless an address with a subnet shows that it is the node's own
-///   way out.
+/// - Pod: a veth or netkit whose other end is in another network namespace, or is about to be moved
+///   there (either end still down), unless an address with a subnet shows that it is the node's
+///   own way out.
 /// - Bridge: a bridge with pods on it, or an empty one that a CNI plugin is known to make.
+/// - Tunnel: a VXLAN or Geneve device, by which packets leave for other nodes within packets of
+///   the uplink.
 /// - Other: named by `filter` and none of these.
+///
+/// What another device is made of (a bond's slaves, a virtual function beneath a paravirtual
+/// `eth0`) has no role: its packets pass that device too, and are counted once. See
+/// [`super::beneath`].
 pub fn roles(view: &NodeView, filter: &InterfaceFilter) -> BTreeMap<u32, Role> {
     let mut roles = BTreeMap::new();
     for interface in view.interfaces.values() {
@@ -33,45 +39,37 @@ pub fn roles(view: &NodeView, filter: &InterfaceFilter) -> BTreeMap<u32, Role> {
     roles
 }
 
-/// What people should know about the roles found, one sentence each.
-pub fn role_notes(view: &NodeView) -> Vec<String> {
-    let mut notes = Vec::new();
-    for index in &view.default_routes {
-        let Some(interface) = view.interfaces.get(index) else {
-            continue;
-        };
-        if matches!(interface.kind, Kind::Bridge | Kind::Bond) {
-            let ports: Vec<&str> = view.ports_of(*index).map(|port| &*port.name).collect();
-            notes.push(format!(
-                "the default route leaves by the {} {} (ports: {}): packets are counted there, not at its ports",
-                interface.kind,
-                interface.name,
-                ports.join(", "),
-            ));
-        }
-    }
-    if view.default_routes.is_empty() {
-        notes.push("there is no default route: no interface counts as the uplink".to_owned());
-    }
-    notes
-}
-
 /// The role that an interface has without any configuration.
 pub(super) fn natural_role(view: &NodeView, interface: &Interface) -> Option<Role> {
     if view.default_routes.contains(&interface.index) {
         return Some(Role::Uplink);
     }
+    if is_part(view, interface) {
+        return None;
+    }
     match interface.kind {
-        Kind::Veth if is_pod_side(view, interface) => Some(Role::Pod),
+        kind if kind.is_pair() => is_pod_side(view, interface).then_some(Role::Pod),
         Kind::Bridge => {
             let mut ports = view.ports_of(interface.index).peekable();
             let empty = ports.peek().is_none();
             let named = POD_BRIDGES.contains(&&*interface.name);
-            let pods = ports.any(|port| port.kind == Kind::Veth && is_pod_side(view, port));
+            let pods = ports.any(|port| port.kind.is_pair() && is_pod_side(view, port));
             (pods || (empty && named)).then_some(Role::Bridge)
         }
+        kind if kind.is_tunnel() => Some(Role::Tunnel),
         _ => None,
     }
+}
+
+/// Whether what this interface carries is another device's: a slave of a bond or team, or of a
+/// device without `IFLA_INFO_KIND`, which is a driver's own (hv_netvsc, net_failover) with a
+/// virtual function beneath it. Ports of bridges, of Open vSwitch (whose kind is `openvswitch`) and
+/// members of a VRF are interfaces in their own right.
+pub(super) fn is_part(view: &NodeView, interface: &Interface) -> bool {
+    let master = interface
+        .master
+        .and_then(|index| view.interfaces.get(&index));
+    master.is_some_and(|master| master.kind.is_aggregate() || master.kind == Kind::Device)
 }
 
 fn is_pod_side(view: &NodeView, interface: &Interface) -> bool {

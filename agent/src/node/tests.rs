@@ -1,5 +1,7 @@
 //! Roles, model and pod look-up on made-up nodes.
 
+mod nature;
+
 use std::sync::Arc;
 
 use crate::flow::Role;
@@ -31,6 +33,8 @@ impl Builder {
             peer_elsewhere: false,
             link: None,
             mtu: 1500,
+            ethernet: true,
+            since: 0,
         };
         change(&mut interface);
         self.0.apply(Event::Link(interface));

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use netlink_packet_route::neighbour::NeighbourState as KernelState;
 
 use super::event::Event;
-use super::interface::Interface;
+use super::interface::{Interface, Kind};
 
 /// A unicast route of the main table; a multipath route is one a next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,6 +92,8 @@ pub struct NodeView {
     pub neighbours: Vec<Neighbour>,
     /// Bridge forwarding entries, sorted.
     pub fdb: Vec<FdbEntry>,
+    /// Interfaces that came so far: the number of the newest.
+    births: u64,
 }
 
 impl NodeView {
@@ -117,7 +119,13 @@ impl NodeView {
             .map(|(_, net)| *net)
     }
 
-    /// Ports of a bridge or bond.
+    /// The bridge that an interface is a port of.
+    pub fn bridge_of(&self, interface: &Interface) -> Option<u32> {
+        let master = self.interfaces.get(&interface.master?)?;
+        (master.kind == Kind::Bridge).then_some(master.index)
+    }
+
+    /// Ports of a bridge, or parts of another device.
     pub fn ports_of(&self, master: u32) -> impl Iterator<Item = &Interface> {
         self.interfaces
             .values()
@@ -132,10 +140,18 @@ impl NodeView {
     /// Applies one event; whether anything that the view holds changed.
     pub(super) fn apply(&mut self, event: Event) -> bool {
         match event {
-            Event::Link(interface) => {
-                let index = interface.index;
-                let before = self.interfaces.insert(index, interface.clone());
-                before.as_ref() != Some(&interface)
+            Event::Link(mut interface) => {
+                let before = self.interfaces.get(&interface.index);
+                interface.since = match before {
+                    Some(before) => before.since,
+                    None => {
+                        self.births += 1;
+                        self.births
+                    }
+                };
+                let changed = before != Some(&interface);
+                self.interfaces.insert(interface.index, interface);
+                changed
             }
             Event::LinkGone(index) => self.forget(index),
             Event::Address(index, net) => insert(&mut self.addresses, (index, net)),
@@ -170,6 +186,21 @@ impl NodeView {
             Event::Fdb(entry) => insert(&mut self.fdb, entry),
             Event::FdbGone(entry) => remove(&mut self.fdb, &entry),
             Event::Overrun => false,
+        }
+    }
+
+    /// Takes over from the view that this reading takes the place of which interfaces are the same
+    /// as before. `known` has been told all that this one has.
+    pub(super) fn succeed(&mut self, known: &Self) {
+        self.births = known.births;
+        for interface in self.interfaces.values_mut() {
+            interface.since = match known.interfaces.get(&interface.index) {
+                Some(same) => same.since,
+                None => {
+                    self.births += 1;
+                    self.births
+                }
+            };
         }
     }
 

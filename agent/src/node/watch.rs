@@ -286,6 +286,7 @@ impl<'a> Follower<'a> {
                 for event in missed {
                     view.apply(event);
                 }
+                view.succeed(&self.live);
                 self.live = view;
                 self.publish();
             }

@@ -1,24 +1,20 @@
 //! What `nodescope node` shows: the node, its interfaces and the agent's own state.
 
 mod addresses;
+mod interfaces;
 mod pods;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::names;
-use super::proto::node::{
-    ApiState, DescribeResponse, FlowTable, HookCounts, Interface, PodAddress, ProgramCost,
-};
+use super::proto::node::{ApiState, DescribeResponse, FlowTable, ProgramCost};
 use crate::cluster::{Inventory, WatchErrors};
 use crate::config::Cidrs;
 use crate::datapath;
-use crate::engine::{HookStatus, InterfaceStatus, Status};
+use crate::engine::Status;
 use crate::insight::nat::InForce;
 use crate::node::{self, NodeView};
 
@@ -69,7 +65,6 @@ impl Describer {
         let inventory = self.inventory.load();
         let pod_cidrs = self.pod_cidrs(&inventory);
         let model = node::model(&view, pod_cidrs.first().copied());
-        let behind = node::pods_by_interface(&view);
         let in_force = InForce::new(&inventory, model.kind);
         let masquerade = addresses::masquerade(&in_force);
         DescribeResponse {
@@ -85,11 +80,8 @@ impl Describer {
                 Some(why) if status.nat_by_netlink => format!("netlink (not skb: {why})"),
                 Some(why) => format!("off: {why}"),
             },
-            interfaces: status
-                .interfaces
-                .iter()
-                .map(|one| interface(one, &view, &behind, &inventory))
-                .collect(),
+            interfaces: interfaces::all(&status, &view, &inventory),
+            notes: interfaces::notes(&status, &view, &inventory, &self.facts.name),
             flow_table: Some(FlowTable {
                 entries: status.table_entries,
                 limit: status.table_limit,
@@ -170,65 +162,11 @@ fn own_range(inventory: &Inventory, node: &str) -> Option<ipnet::IpNet> {
     v4.or(ranges.first()).copied()
 }
 
-fn interface(
-    one: &InterfaceStatus,
-    view: &NodeView,
-    behind: &BTreeMap<u32, Vec<IpAddr>>,
-    inventory: &Inventory,
-) -> Interface {
-    let link = view.interfaces.get(&one.ifindex);
-    let now = SystemTime::now();
-    let pods = behind.get(&one.ifindex).into_iter().flatten().map(|ip| {
-        let name = inventory.pod_at(*ip, now).map(|pod| pod.name.clone());
-        let name = name.unwrap_or_default();
-        PodAddress {
-            namespace: name.namespace,
-            name: name.name,
-            ip: ip.to_string(),
-        }
-    });
-    let (attached, error) = match &one.attached {
-        Ok(method) => ((*method).to_owned(), String::new()),
-        Err(why) => ("none".to_owned(), why.clone()),
-    };
-    Interface {
-        name: one.name.to_string(),
-        index: one.ifindex,
-        role: names::role(one.role).to_owned(),
-        kind: link.map_or_else(String::new, |link| link.kind.to_string()),
-        master: link
-            .and_then(|link| link.master)
-            .map_or_else(String::new, |master| view.name_of(master).to_string()),
-        attached,
-        error,
-        pods: pods.collect(),
-        ingress: Some(hook(&one.ingress)),
-        egress: Some(hook(&one.egress)),
-        addresses: view
-            .addresses_of(one.ifindex)
-            .map(|net| net.to_string())
-            .collect(),
-    }
-}
-
 fn program(cost: &datapath::ProgramCost) -> ProgramCost {
     ProgramCost {
         program: cost.program.clone(),
         runs: cost.runs,
         nanoseconds: u64::try_from(cost.time.as_nanos()).unwrap_or(u64::MAX),
-    }
-}
-
-fn hook(status: &HookStatus) -> HookCounts {
-    let none = status.unattributed.values().fold((0, 0), |sum, counts| {
-        (sum.0 + counts.packets, sum.1 + counts.bytes)
-    });
-    let seen = status.seen();
-    HookCounts {
-        packets: seen.packets,
-        bytes: seen.bytes,
-        unattributed_packets: none.0,
-        unattributed_bytes: none.1,
     }
 }
 

@@ -65,6 +65,7 @@ pub fn role(role: Role) -> &'static str {
         Role::Pod => "pod",
         Role::Bridge => "bridge",
         Role::Uplink => "uplink",
+        Role::Tunnel => "tunnel",
         Role::Other => "other",
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Facts, Finding, ends};
-use crate::flow::{Class, Direction, Flow, Role, Scope, TcpState};
+use crate::flow::{Class, Direction, Flow, Hop, Role, Scope, TcpState};
 
 /// A SYN without an answer for so long was sent again once already (RFC 6298: 1 s at first).
 const SYN_PATIENCE: Duration = Duration::from_secs(2);
@@ -51,7 +51,8 @@ pub(super) fn cross_node(facts: &Facts<'_>) -> Finding {
     }
     let silent = newest.iter().find(|(_, (_, answered))| !answered);
     if let Some((peer, (flow, _))) = silent {
-        let uplink = flow.hops.iter().find(|hop| hop.role == Role::Uplink);
+        let leaves = |hop: &&Hop| matches!(hop.role, Role::Uplink | Role::Tunnel);
+        let uplink = flow.hops.iter().find(leaves);
         return Finding::fail(match uplink {
             Some(hop) => format!(
                 "to {peer}: {} left by {} and was not answered; does the route table of the next \

@@ -187,6 +187,8 @@ fn observation(flow: &Flow) -> (proto::TraceObservationPoint, i32) {
         (Role::Pod, Direction::Egress) => (Point::ToEndpoint, 0),
         (Role::Pod, Direction::Ingress) if to_node => (Point::ToHost, 2),
         (Role::Pod, Direction::Ingress) => (Point::FromEndpoint, 5),
+        (Role::Tunnel, Direction::Egress) => (Point::ToOverlay, 4),
+        (Role::Tunnel, Direction::Ingress) => (Point::FromOverlay, 9),
         (Role::Uplink, Direction::Egress) => (Point::ToNetwork, 11),
         (Role::Uplink, Direction::Ingress) => (Point::FromNetwork, 10),
         (Role::Bridge | Role::Other, _) if to_node => (Point::ToHost, 2),
