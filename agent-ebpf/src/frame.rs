@@ -6,6 +6,8 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use nodescope_ebpf::packet::Frame;
 
+use crate::load::load;
+
 /// The bytes of an skb.
 pub struct Bytes<'a> {
     ctx: &'a TcContext,
@@ -65,7 +67,7 @@ impl Frame for Head {
             return None;
         }
         // SAFETY: the bounds check above is the one that the verifier asks for.
-        Some(unsafe { (start as *const T).read_unaligned() })
+        Some(unsafe { load(start) })
     }
 }
 

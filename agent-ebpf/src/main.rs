@@ -19,6 +19,7 @@ mod events;
 mod extras;
 mod frame;
 mod hops;
+mod load;
 mod maps;
 mod nat;
 mod offload;
