@@ -62,3 +62,13 @@ pub fn udp(source: u16, destination: u16, payload: &[u8]) -> Vec<u8> {
     let header = [source, destination, length, 0].map(u16::to_be_bytes);
     [header.concat(), payload.to_vec()].concat()
 }
+
+/// An IPv4 packet in a frame from one hardware address to another.
+pub fn between(from: &str, to: &str, packet: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let bytes = |mac: &str| -> Result<Vec<u8>, std::num::ParseIntError> {
+        mac.split(':')
+            .map(|byte| u8::from_str_radix(byte, 16))
+            .collect()
+    };
+    Ok([&bytes(to)?[..], &bytes(from)?, &[0x08, 0x00], packet].concat())
+}

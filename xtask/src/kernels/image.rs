@@ -17,8 +17,9 @@ const INIT: &str = include_str!("init.sh");
 
 /// Modules that the tests need, with what those depend on. Some kernels have some of them built
 /// in, or do not have them.
-const MODULES: [&str; 23] = [
+const MODULES: [&str; 24] = [
     "veth",
+    "bonding",
     "bridge",
     "br_netfilter",
     "nf_conntrack",

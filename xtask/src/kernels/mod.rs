@@ -18,7 +18,7 @@ use crate::workspace::{self, KERNEL_SIDE};
 pub use guest::Report;
 
 /// Test programs of the agent that run on every kernel, in this order.
-const TESTS: [&str; 2] = ["datapath", "kernels"];
+const TESTS: [&str; 3] = ["datapath", "interfaces", "kernels"];
 
 /// Kernels that the tests of the whole project include: the oldest, and the oldest with TCX that
 /// Debian has.

@@ -13,13 +13,18 @@ const BEGIN: &str = "<!-- kernels: written by `cargo xtask kernels --write` -->\
 const END: &str = "<!-- /kernels -->\n";
 
 /// Features and the tests that show each.
-const FEATURES: [(&str, &[&str]); 7] = [
+const FEATURES: [(&str, &[&str]); 9] = [
     (
         "programs load, within their budget",
         &["programs_stay_within_their_budget"],
     ),
     ("hooks by TCX, exact counts", &["tcx_counts_exactly"]),
     ("hooks by clsact, exact counts", &["clsact_counts_exactly"]),
+    (
+        "other people's filters stay and run",
+        &["foreign_filters_of_a_clsact_qdisc_stay_and_run"],
+    ),
+    ("a bond counted once", &["a_bond_is_counted_once"]),
     (
         "hooks of a killed agent replaced",
         &["clsact_filters_of_a_killed_agent_are_replaced"],

@@ -11,6 +11,7 @@ mod grpc;
 mod healthd;
 mod http;
 mod kubelet;
+mod paged;
 pub mod plan;
 mod prober;
 mod raw;
@@ -183,6 +184,9 @@ pub enum Program {
         /// How many times
         #[arg(long, default_value_t = 1)]
         count: u32,
+        /// Have the kernel keep each frame in pages, all but so many bytes
+        #[arg(long)]
+        linear: Option<u16>,
     },
 }
 
@@ -262,7 +266,8 @@ pub async fn run(program: Program) -> Result<()> {
             interface,
             frames,
             count,
-        } => raw::send(&interface, &frames, count),
+            linear,
+        } => raw::send(&interface, &frames, count, linear),
     }
 }
 

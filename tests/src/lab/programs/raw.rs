@@ -5,8 +5,16 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use pnet_datalink::{Channel, Config};
 use serde_json::json;
 
-/// Sends each of `frames` (hex) out of `interface`, `count` times; prints how many were sent.
-pub(super) fn send(interface: &str, frames: &[String], count: u32) -> Result<()> {
+use super::paged;
+
+/// Sends each of `frames` (hex) out of `interface`, `count` times; prints how many were sent. With
+/// `linear` the kernel keeps all but so many bytes of each in pages.
+pub(super) fn send(
+    interface: &str,
+    frames: &[String],
+    count: u32,
+    linear: Option<u16>,
+) -> Result<()> {
     let frames = frames
         .iter()
         .map(|hex| {
@@ -15,6 +23,11 @@ pub(super) fn send(interface: &str, frames: &[String], count: u32) -> Result<()>
                 .with_context(|| format!("frame '{hex}' is not hex"))
         })
         .collect::<Result<Vec<_>>>()?;
+    if let Some(linear) = linear {
+        let sent = paged::send_paged(interface, &frames, count, linear)?;
+        println!("{}", json!({"sent": sent}));
+        return Ok(());
+    }
     let interfaces = pnet_datalink::interfaces();
     let Some(interface) = interfaces.iter().find(|found| found.name == interface) else {
         bail!("no interface '{interface}' here");
