@@ -198,8 +198,7 @@ fn foreign_filters_of_a_clsact_qdisc_stay_and_run() -> Result<()> {
             .collect::<Result<Vec<_>, _>>()
     })??;
     let mut datapath = load(Some(Method::Clsact))?;
-    let line = here.enter(|| run("ip", "-o link show dev near"))??;
-    let near = line.split(':').next().unwrap_or_default().parse()?;
+    let near = index(here, "near")?;
     here.enter(|| datapath.attach(near, "near", Side::Port))??;
     assert_ne!(filters()?, before);
     pair.send(&ports)?;
@@ -215,4 +214,52 @@ fn foreign_filters_of_a_clsact_qdisc_stay_and_run() -> Result<()> {
     here.enter(|| datapath.detach(near))?;
     assert_eq!(filters()?, before);
     Ok(())
+}
+
+/// Of many new interfaces the first hook comes before any has both; and an interface that has lost
+/// its name to another is not taken for that one.
+#[test]
+fn hooks_come_one_after_the_other_and_on_the_right_interface() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    let pair = Pair::new("half")?;
+    let here = &pair.0;
+    pair.wires(&["near", "other"])?;
+    let near = index(here, "near")?;
+    let mut datapath = load(Some(Method::Clsact))?;
+    let filters = || -> Result<[usize; 2]> {
+        let count = |direction: &str| -> Result<usize> {
+            let line = format!("filter show dev near {direction}");
+            let text = here.enter(|| run("tc", &line))??;
+            Ok(text.matches("direct-action").count())
+        };
+        Ok([count("ingress")?, count("egress")?])
+    };
+    for (whole, wanted) in [
+        (false, [1, 0]),
+        (false, [1, 0]),
+        (true, [1, 1]),
+        (false, [1, 1]),
+    ] {
+        here.enter(|| match whole {
+            true => datapath.attach(near, "near", Side::Port),
+            false => datapath.attach_ingress(near, "near", Side::Port),
+        })??;
+        assert_eq!(filters()?, wanted);
+    }
+    here.enter(|| datapath.detach(near))?;
+    assert_eq!(filters()?, [0, 0]);
+
+    let renamed = here.enter(|| datapath.attach(near, "other", Side::Port))?;
+    let error = renamed.err().context("it took the other's place")?;
+    let text = format!("{error}: {:?}", std::error::Error::source(&error));
+    assert!(text.contains("other"), "{text}");
+    assert!(!datapath.is_attached(near));
+    Ok(())
+}
+
+fn index(netns: &Netns, name: &str) -> Result<u32> {
+    let line = netns.enter(|| run("ip", &format!("-o link show dev {name}")))??;
+    Ok(line.split(':').next().unwrap_or_default().parse()?)
 }

@@ -90,9 +90,10 @@ impl Attached {
         self.method
     }
 
-    /// Whether an interface has its hooks.
+    /// Whether an interface has both its hooks.
     pub fn has(&self, ifindex: u32) -> bool {
-        self.hooks.contains_key(&ifindex)
+        let hooks = self.hooks.get(&ifindex);
+        hooks.is_some_and(|hooks| hooks.links.len() == hooks.side.programs().len())
     }
 
     /// Hangs both hooks on an interface; nothing happens when they are there.
@@ -107,18 +108,36 @@ impl Attached {
         name: &str,
         side: Side,
     ) -> Result<(), Error> {
+        self.attach_first(ebpf, ifindex, name, side, side.programs().len())
+    }
+
+    /// The same for the first `count` of the two: ingress, egress.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses, or another interface has the name by now; then neither is left.
+    pub fn attach_first(
+        &mut self,
+        ebpf: &mut aya::Ebpf,
+        ifindex: u32,
+        name: &str,
+        side: Side,
+        count: usize,
+    ) -> Result<(), Error> {
         match self.hooks.get(&ifindex) {
-            Some(hooks) if hooks.side == side => return Ok(()),
+            Some(hooks) if hooks.side == side && hooks.links.len() >= count => return Ok(()),
             // It has become something else, an uplink for example.
-            Some(_) => self.detach(ebpf, ifindex),
-            None => {}
+            Some(hooks) if hooks.side != side => self.detach(ebpf, ifindex),
+            _ => {}
         }
-        if self.method == Method::Clsact {
+        let known = self.hooks.remove(&ifindex);
+        if known.is_none() && self.method == Method::Clsact {
             clear(name);
         }
-        let mut links = Links::new();
-        for (program, direction) in side.programs() {
-            match attach(ebpf, program, name, direction, self.method) {
+        let mut links = known.map_or_else(Links::new, |hooks| hooks.links);
+        let wanted = side.programs().into_iter().take(count).skip(links.len());
+        for (program, direction) in wanted {
+            match attach(ebpf, program, (ifindex, name), direction, self.method) {
                 Ok(link) => links.push((program, link)),
                 Err(source) => {
                     release(ebpf, ifindex, links);
@@ -140,7 +159,7 @@ impl Attached {
         }
     }
 
-    /// Interfaces that have hooks.
+    /// Interfaces that have hooks, or one of the two.
     pub fn interfaces(&self) -> Vec<u32> {
         self.hooks.keys().copied().collect()
     }
@@ -166,10 +185,11 @@ fn program<'a>(
 fn attach(
     ebpf: &mut aya::Ebpf,
     name: &str,
-    interface: &str,
+    (ifindex, interface): (u32, &str),
     direction: TcAttachType,
     method: Method,
 ) -> Result<SchedClassifierLinkId, ProgramError> {
+    has_name(ifindex, interface)?;
     let options = match method {
         // First: what others drop or redirect after us did come in, and the interface counted it.
         Method::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
@@ -187,7 +207,29 @@ fn attach(
             })
         }
     };
-    program(ebpf, name)?.attach_with_options(interface, direction, options)
+    let link = program(ebpf, name)?.attach_with_options(interface, direction, options)?;
+    // Meanwhile, too.
+    if let Err(error) = has_name(ifindex, interface) {
+        detach(ebpf, name, link)?;
+        return Err(error);
+    }
+    Ok(link)
+}
+
+/// Interfaces are attached to by name, and names change: one that was this interface's may be
+/// another's by now.
+fn has_name(ifindex: u32, name: &str) -> Result<(), ProgramError> {
+    let io = |text: String| ProgramError::IOError(std::io::Error::other(text));
+    let terminated = std::ffi::CString::new(name).map_err(|error| io(error.to_string()))?;
+    // SAFETY: a string that ends in a zero, and is only read.
+    let found = unsafe { libc::if_nametoindex(terminated.as_ptr()) };
+    if found == ifindex {
+        return Ok(());
+    }
+    Err(io(match found {
+        0 => "there is no interface of this name any more".to_owned(),
+        other => format!("it is the name of interface {other} by now, not of {ifindex}"),
+    }))
 }
 
 fn detach(

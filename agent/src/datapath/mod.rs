@@ -202,6 +202,16 @@ impl Datapath {
         self.attached.attach(&mut self.ebpf, ifindex, name, side)
     }
 
+    /// Hangs the hook on what an interface receives, and leaves the other to [`Self::attach`].
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses; then none is left.
+    pub fn attach_ingress(&mut self, ifindex: u32, name: &str, side: Side) -> Result<(), Error> {
+        self.attached
+            .attach_first(&mut self.ebpf, ifindex, name, side, 1)
+    }
+
     /// Takes the hooks off an interface.
     pub fn detach(&mut self, ifindex: u32) {
         self.attached.detach(&mut self.ebpf, ifindex);

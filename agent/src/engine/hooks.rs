@@ -8,9 +8,13 @@ use crate::datapath::Side;
 use crate::flow::{InterfaceInfo, Moment, Role};
 use crate::node::{self, Interface, NodeView};
 
+/// Interfaces that get their second hook before anything else gets its turn: with TCX each waits
+/// for a grace period of RCU, milliseconds in which nothing is read and no newer one is covered.
+const AT_ONCE: usize = 8;
+
 impl Engine {
-    /// Makes hooks and interfaces agree.
-    pub fn reconcile(&mut self, view: &NodeView) {
+    /// Makes hooks and interfaces agree; whether some have to wait for the next time.
+    pub fn reconcile(&mut self, view: &NodeView) -> bool {
         let roles = node::roles(view, &self.settings.filter);
         let there = |engine: &Self, ifindex: &u32| {
             let now = view.interfaces.get(ifindex);
@@ -34,11 +38,7 @@ impl Engine {
         }
         self.refused
             .retain(|ifindex, _| roles.contains_key(ifindex));
-        for (ifindex, role) in &roles {
-            if let Some(interface) = view.interfaces.get(ifindex) {
-                self.hook(interface, *role, view.bridge_of(interface), &roles);
-            }
-        }
+        let waiting = self.cover(view, &roles);
         // A bridge that is no hook of ours still names the way between its ports.
         for interface in view.interfaces.values() {
             if roles.contains_key(&interface.index)
@@ -52,6 +52,43 @@ impl Engine {
                 });
             }
         }
+        waiting
+    }
+
+    /// Hooks for interfaces that have none, and what is known of all of them; whether some are left.
+    /// Of many new ones, all are first seen receiving: a pod sends before it is sent anything.
+    fn cover(&mut self, view: &NodeView, roles: &BTreeMap<u32, Role>) -> bool {
+        let found = |ifindex: &u32| view.interfaces.get(ifindex);
+        for (ifindex, role) in roles {
+            let begun = self.since.contains_key(ifindex) || self.refused.contains_key(ifindex);
+            let Some(interface) = found(ifindex).filter(|one| one.ethernet && !begun) else {
+                continue;
+            };
+            let bridge = view.bridge_of(interface);
+            let side = side(*role, bridge, roles);
+            let name = &interface.name;
+            // What is refused is told of below.
+            if self.datapath.attach_ingress(*ifindex, name, side).is_ok() {
+                self.since.insert(*ifindex, interface.since);
+                self.datapath.set_master(*ifindex, bridge);
+                self.interfaces
+                    .insert(*ifindex, info(interface, *role, bridge));
+            }
+        }
+        let (mut room, mut waiting) = (AT_ONCE, false);
+        for (ifindex, role) in roles {
+            let Some(interface) = found(ifindex) else {
+                continue;
+            };
+            let new = !self.datapath.is_attached(*ifindex) && !self.refused.contains_key(ifindex);
+            if new && room == 0 {
+                waiting = true;
+                continue;
+            }
+            room -= usize::from(new);
+            self.hook(interface, *role, view.bridge_of(interface), roles);
+        }
+        waiting
     }
 
     fn hook(
@@ -61,25 +98,11 @@ impl Engine {
         bridge: Option<u32>,
         roles: &BTreeMap<u32, Role>,
     ) {
-        let info = InterfaceInfo {
-            name: Arc::clone(&interface.name),
-            role,
-            master: bridge,
-        };
         let before = self
             .interfaces
-            .insert(interface.index, info)
+            .insert(interface.index, info(interface, role, bridge))
             .and_then(|info| info.master);
-        // A port gets every frame of its wire; a bridge and an uplink see frames for others
-        // only because they are promiscuous.
-        let port = match role {
-            Role::Pod | Role::Other => true,
-            Role::Bridge => false,
-            Role::Uplink | Role::Tunnel => {
-                bridge.is_some_and(|bridge| roles.get(&bridge) == Some(&Role::Bridge))
-            }
-        };
-        let side = if port { Side::Port } else { Side::Host };
+        let side = side(role, bridge, roles);
         let known = self.datapath.is_attached(interface.index);
         let outcome = if interface.ethernet {
             let attached = self.datapath.attach(interface.index, &interface.name, side);
@@ -103,6 +126,7 @@ impl Engine {
                 self.refused.remove(&interface.index);
             }
             Err(text) => {
+                self.since.remove(&interface.index);
                 let known = self.refused.insert(interface.index, text.clone());
                 if known.as_deref() != Some(text.as_str()) {
                     tracing::warn!(interface = %interface.name, "{text}");
@@ -154,4 +178,27 @@ impl Engine {
             }
         }
     }
+}
+
+/// What records say of it.
+fn info(interface: &Interface, role: Role, bridge: Option<u32>) -> InterfaceInfo {
+    InterfaceInfo {
+        name: Arc::clone(&interface.name),
+        role,
+        master: bridge,
+    }
+}
+
+/// Which programs count at an interface of this role, a port of that bridge.
+fn side(role: Role, bridge: Option<u32>, roles: &BTreeMap<u32, Role>) -> Side {
+    // A port gets every frame of its wire; a bridge and an uplink see frames for others
+    // only because they are promiscuous.
+    let port = match role {
+        Role::Pod | Role::Other => true,
+        Role::Bridge => false,
+        Role::Uplink | Role::Tunnel => {
+            bridge.is_some_and(|bridge| roles.get(&bridge) == Some(&Role::Bridge))
+        }
+    };
+    if port { Side::Port } else { Side::Host }
 }

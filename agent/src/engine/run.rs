@@ -72,10 +72,11 @@ pub async fn run(
     let mut flow = interval(intervals.flow);
     flow.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let view = nodes.borrow_and_update().clone();
-    engine.reconcile(&view);
+    while engine.reconcile(&view) {}
     status.send_replace(Arc::new(engine.status(&drops)));
     let mut open_at = None;
     let mut status_at = None;
+    let mut hooks_at = None;
     let mut dropped_at = None;
     let mut soon_at = None;
     let mut say_at: Option<Instant> = None;
@@ -102,11 +103,12 @@ pub async fn run(
                     break;
                 }
                 let view = nodes.borrow_and_update().clone();
-                engine.reconcile(&view);
+                hooks_at = engine.reconcile(&view).then(Instant::now);
                 // Hooks first: a burst of pods must not wait for what is said about each.
                 status_at.get_or_insert_with(|| Instant::now() + STATUS_DELAY);
                 continue;
             }
+            () = at(hooks_at), if records_first => Turn::Hooks,
             () = at(status_at) => Turn::Status,
             changes = conntrack::next(&mut conntrack) => Turn::Learn(changes),
             () = at(open_at) => Turn::Open,
@@ -129,8 +131,14 @@ pub async fn run(
                 }
             },
             () = at(say_at) => Turn::Say,
+            () = at(hooks_at) => Turn::Hooks,
         };
         match turn {
+            Turn::Hooks => {
+                let view = nodes.borrow().clone();
+                hooks_at = engine.reconcile(&view).then(Instant::now);
+                status_at.get_or_insert_with(|| Instant::now() + STATUS_DELAY);
+            }
             Turn::Status => {
                 status_at = None;
                 status.send_replace(Arc::new(engine.status(&drops)));
@@ -161,7 +169,7 @@ pub async fn run(
                 }
                 // What was refused may work now.
                 let view = nodes.borrow().clone();
-                engine.reconcile(&view);
+                hooks_at = engine.reconcile(&view).then(Instant::now);
                 status.send_replace(Arc::new(engine.status(&drops)));
             }
             Turn::Pressed => {
@@ -205,6 +213,7 @@ pub async fn run(
 
 /// What the loop does next.
 enum Turn {
+    Hooks,
     Status,
     Learn(Vec<Change>),
     Open,

@@ -3,6 +3,7 @@
 
 mod api_faults;
 mod bad_input;
+mod burst;
 mod checks;
 mod checks_dns;
 mod checks_headroom;
