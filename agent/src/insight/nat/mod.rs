@@ -5,6 +5,7 @@
 
 mod expect;
 mod in_force;
+mod kept;
 mod ports;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ pub use expect::{Expectation, expect};
 pub use in_force::InForce;
 pub use ports::{Destination, InUse, Ports};
 
-use ports::Use;
+use kept::{Kept, Names, Pool};
 
 /// One open connection and its translation.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,17 +50,12 @@ pub struct Translations(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     limit: usize,
-    open: HashMap<u64, Entry>,
+    open: HashMap<u64, Kept, ahash::RandomState>,
+    names: Pool,
     ports: Ports,
     /// Connections that found the table full.
     left_out: u64,
     in_force: Option<(Arc<Inventory>, ModelKind, Arc<InForce>)>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    translation: Translation,
-    taken: Option<Use>,
 }
 
 impl Translations {
@@ -67,7 +63,8 @@ impl Translations {
     pub fn new(limit: usize) -> Self {
         Self(Arc::new(Mutex::new(State {
             limit,
-            open: HashMap::new(),
+            open: HashMap::default(),
+            names: Pool::default(),
             ports: Ports::default(),
             left_out: 0,
             in_force: None,
@@ -87,12 +84,10 @@ impl Translations {
         let in_force = state.in_force(inventory, model);
         // A connection is held to the configuration that it was opened under: conntrack keeps
         // its translation when the rules change.
-        let known = state.open.get(&flow.connection).and_then(|entry| {
-            let decided = entry.translation.nat.expected != Expected::Unknown;
-            decided.then(|| {
-                let nat = entry.translation.nat;
-                (nat, entry.translation.because.clone())
-            })
+        let known = state.open.get(&flow.connection).and_then(|kept| {
+            let nat = kept.nat();
+            let decided = nat.expected != Expected::Unknown;
+            decided.then(|| (nat, kept.names.because.clone()))
         });
         match known {
             Some((nat, because)) if nat.translated == flow.nat.translated => {
@@ -114,8 +109,8 @@ impl Translations {
     /// The open connections of which conntrack's entry was seen, oldest first.
     pub fn open(&self) -> Vec<Translation> {
         let state = self.state();
-        let entries = state.open.values().map(|entry| &entry.translation);
-        let mut all: Vec<_> = entries.cloned().collect();
+        let open = state.open.iter();
+        let mut all: Vec<_> = open.map(|(id, kept)| kept.translation(*id)).collect();
         all.sort_by_key(|one| (one.started, one.connection));
         all
     }
@@ -163,15 +158,20 @@ impl State {
         if flow.event == Event::Drop || flow.nat.source.is_none() {
             return;
         }
-        let same = self.open.get_mut(&flow.connection).is_some_and(|entry| {
-            let kept = entry.translation.nat.translated == flow.nat.translated;
-            if kept {
-                entry.translation.nat = flow.nat;
-                entry.translation.because.clone_from(&flow.expectation);
+        if let Some(kept) = self.open.get_mut(&flow.connection)
+            && kept.nat().translated == flow.nat.translated
+        {
+            let before = kept.taken();
+            kept.update(&flow.nat);
+            let after = kept.taken();
+            if before != after {
+                before.iter().for_each(|taken| self.ports.remove(taken));
+                after.iter().for_each(|taken| self.ports.add(taken));
             }
-            kept
-        });
-        if same {
+            if kept.names.because != flow.expectation {
+                let because = flow.expectation.clone();
+                kept.names = self.names.share(kept.names.with(because));
+            }
             return;
         }
         self.forget(flow.connection);
@@ -179,42 +179,45 @@ impl State {
             self.left_out += 1;
             return;
         }
-        let translation = translation(flow);
-        let pod = if translation.source.is_empty() {
-            Arc::from(flow.tuple.source.ip().to_string())
-        } else {
-            Arc::clone(&translation.source)
-        };
-        let taken = Use::of(&flow.nat, &pod);
-        if let Some(taken) = &taken {
-            self.ports.add(taken);
+        let names = self.names.share(names(flow));
+        let kept = Kept::new(flow.started, &flow.nat, names);
+        if let Some(taken) = kept.taken() {
+            self.ports.add(&taken);
         }
-        self.open
-            .insert(flow.connection, Entry { translation, taken });
+        self.open.insert(flow.connection, kept);
     }
 
     fn forget(&mut self, connection: u64) {
-        if let Some(entry) = self.open.remove(&connection)
-            && let Some(taken) = entry.taken
-        {
+        let Some(kept) = self.open.remove(&connection) else {
+            return;
+        };
+        if let Some(taken) = kept.taken() {
             self.ports.remove(&taken);
+        }
+        // A flood leaves room for many behind.
+        if self.open.capacity() > 16 * (self.open.len() + 1024) {
+            self.open.shrink_to(2 * self.open.len());
         }
     }
 }
 
-fn translation(flow: &Flow) -> Translation {
+fn names(flow: &Flow) -> Names {
     let pod = |identity: &Identity| {
         let name = identity.pod().map(|pod| pod.name.to_string());
-        Arc::from(name.unwrap_or_default())
+        Arc::<str>::from(name.unwrap_or_default())
     };
     let service = flow.destination_service.as_ref().map(ToString::to_string);
-    Translation {
-        connection: flow.connection,
-        started: flow.started,
-        nat: flow.nat,
+    let source = pod(&flow.source);
+    let whose = if source.is_empty() {
+        Arc::from(flow.tuple.source.ip().to_string())
+    } else {
+        Arc::clone(&source)
+    };
+    Names {
         because: flow.expectation.clone(),
-        source: pod(&flow.source),
+        source,
         destination: pod(&flow.destination),
         service: Arc::from(service.unwrap_or_default()),
+        pod: whose,
     }
 }
