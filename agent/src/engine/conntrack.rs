@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::entries::Entries;
-use crate::flow::Moment;
+use crate::flow::{Moment, News};
 use crate::node::conntrack::{Change, Conntrack};
 
 impl Engine {
@@ -32,7 +32,14 @@ impl Engine {
         again.dedup();
         for key in again {
             if let Some(record) = self.datapath.hop(&key) {
-                self.observe(&key, &record, now);
+                // What the record itself says may be known.
+                let news = News {
+                    record: false,
+                    nat: true,
+                    extra: record.extra != 0,
+                };
+                let nat = self.entry(&key, &record, news);
+                self.observe(&key, &record, news, nat.as_ref(), now);
             }
         }
     }

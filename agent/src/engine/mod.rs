@@ -13,13 +13,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nodescope_ebpf::{HopKey, HopRecord, NatState};
+use nodescope_ebpf::extra::Extra;
+use nodescope_ebpf::{HopKey, HopRecord, NatRecord, NatState};
 
 use outbox::Outbox;
 use pressure::Pressure;
 
 use crate::datapath::{self, Cursor, Datapath};
-use crate::flow::{Counts, Gain, Interfaces, Moment, Retransmits, Timeouts, Tracker};
+use crate::flow::{
+    Already, Counts, Gain, Interfaces, Moment, News, Place, Retransmits, Timeouts, Tracker,
+};
 use crate::node::InterfaceFilter;
 use crate::node::conntrack::Conntrack;
 
@@ -81,6 +84,13 @@ pub struct DrainStatistics {
     pub failures: u64,
 }
 
+impl DrainStatistics {
+    fn failed(&mut self, what: &str, error: &datapath::Error) {
+        self.failures += 1;
+        tracing::warn!(%error, "{what}");
+    }
+}
+
 impl Engine {
     /// Loads the kernel side; nothing is attached yet.
     ///
@@ -120,12 +130,12 @@ impl Engine {
     /// Looks at single records, because the kernel side told of them.
     pub fn poke<'a>(&mut self, keys: impl IntoIterator<Item = &'a HopKey>) {
         let now = Moment::now();
+        let most = self.pressure.most_fresh();
         for key in keys {
-            if self.overflows() {
-                return;
-            }
-            if let Some(record) = self.datapath.hop(key) {
-                self.observe(key, &record, now);
+            if let Some(record) = self.datapath.hop(key)
+                && let Some(news) = self.tracker.news(key, &record)
+            {
+                self.meet(key, &record, news, most, now);
             }
         }
     }
@@ -134,31 +144,31 @@ impl Engine {
     pub fn drain(&mut self) {
         let start = std::time::Instant::now();
         let now = Moment::now();
-        let mut entries = 0;
+        let most = self.pressure.most();
+        let (mut entries, mut waiting) = (0, 0);
         let mut cursor = Cursor::default();
         let mut records = std::mem::take(&mut self.records);
-        loop {
+        let whole = loop {
             match self.datapath.read(&mut cursor, &mut records) {
                 Ok(true) => {}
-                Ok(false) => break,
+                Ok(false) => break true,
                 Err(error) => {
-                    self.drain.failures += 1;
-                    tracing::warn!(%error, "draining");
-                    break;
+                    self.drain.failed("draining", &error);
+                    break false;
                 }
             }
             entries += records.len();
             for (key, record) in &records {
-                // What has no place here stays where it is counted, or in no record once the
-                // table is full.
-                if self.tracker.is_news(key, record)
-                    && (self.tracker.len() < self.pressure.most() || self.tracker.knows(key))
+                if let Some(news) = self.tracker.news_of_next(key, record)
+                    && !self.meet(key, record, news, most, now)
                 {
-                    self.observe(key, record, now);
+                    waiting += 1;
                 }
             }
-        }
+        };
         self.records = records;
+        self.tracker.end_reading(whole);
+        self.pressure.waiting(waiting);
         self.resent();
         self.drain.entries = entries;
         self.drain.durations.push(start.elapsed());
@@ -176,31 +186,86 @@ impl Engine {
             Ok(())
         });
         if let Err(error) = result {
-            self.drain.failures += 1;
-            tracing::warn!(%error, "reading retransmissions");
+            self.drain.failed("reading retransmissions", &error);
         }
     }
 
-    fn observe(&mut self, key: &HopKey, record: &HopRecord, now: Moment) {
-        let nat = match &self.entries {
-            Some(entries) => entries.of(key).copied(),
-            None => (NatState::of(record.nat) == NatState::Translated
-                && self.tracker.needs_nat(key, record))
-            .then(|| self.datapath.nat(key))
-            .flatten(),
+    /// Takes in a record of the kernel's table where there may be `most` connections; false when it
+    /// has no place here and stays where it is counted, or in no record once the table is full.
+    fn meet(
+        &mut self,
+        key: &HopKey,
+        record: &HopRecord,
+        news: News,
+        most: usize,
+        now: Moment,
+    ) -> bool {
+        let nat = self.entry(key, record, news);
+        let place = match news.record {
+            true => self.tracker.place_of(key, record, nat.as_ref(), most),
+            false => Place::Here,
         };
-        let extra = self
-            .tracker
-            .needs_extra(key, record)
-            .then(|| self.datapath.extra(key))
-            .flatten();
-        let (gain, _) = self
-            .tracker
-            .observe(key, record, nat.as_ref(), now.monotonic_ns);
+        match place {
+            Place::Here => self.observe(key, record, news, nat.as_ref(), now),
+            Place::Told(already) => self.rest(key, &already, nat.as_ref(), now),
+            Place::NoRoom => return false,
+        }
+        true
+    }
+
+    /// The conntrack entry of a record, where one is yet to be read.
+    fn entry(&self, key: &HopKey, record: &HopRecord, news: News) -> Option<NatRecord> {
+        match &self.entries {
+            Some(entries) => entries.of(key).copied(),
+            None => (news.nat && NatState::of(record.nat) == NatState::Translated)
+                .then(|| self.datapath.nat(key))
+                .flatten(),
+        }
+    }
+
+    fn observe(
+        &mut self,
+        key: &HopKey,
+        record: &HopRecord,
+        news: News,
+        nat: Option<&NatRecord>,
+        now: Moment,
+    ) {
+        let extra = news.extra.then(|| self.datapath.extra(key)).flatten();
+        let (gain, _) = self.tracker.observe(key, record, nat, now.monotonic_ns);
         if let Some(extra) = extra {
             self.tracker.describe(key, extra);
         }
         self.gain(key.ifindex, gain);
+    }
+
+    /// Takes out a record of a connection that has had its last record.
+    fn rest(&mut self, key: &HopKey, already: &Already, nat: Option<&NatRecord>, now: Moment) {
+        match self.datapath.take(key) {
+            Ok(Some(record)) => {
+                let extra = self.take_extra(key, &record);
+                let now_ns = now.monotonic_ns;
+                let tracker = &mut self.tracker;
+                let gain = tracker.observe_rest(key, &record, already, nat, extra, now_ns);
+                self.gain(key.ifindex, gain);
+            }
+            Ok(None) => {}
+            Err(error) => self.drain.failed("taking a record out", &error),
+        }
+    }
+
+    /// What a record has that few have, taken out after it.
+    fn take_extra(&mut self, key: &HopKey, record: &HopRecord) -> Option<Extra> {
+        if record.extra == 0 {
+            return None;
+        }
+        let taken = self.datapath.take_extra(key).unwrap_or_else(|error| {
+            let what = "taking out what few records have";
+            self.drain.failed(what, &error);
+            None
+        });
+        // Or it found no room.
+        taken
     }
 
     fn gain(&mut self, ifindex: u32, gain: Gain) {
@@ -213,25 +278,17 @@ impl Engine {
     fn retire(&mut self, key: &HopKey, now: Moment) {
         match self.datapath.take(key) {
             Ok(Some(record)) => {
-                if self.tracker.is_news(key, &record) {
-                    self.observe(key, &record, now);
+                if let Some(news) = self.tracker.news(key, &record) {
+                    let nat = self.entry(key, &record, news);
+                    self.observe(key, &record, news, nat.as_ref(), now);
                 }
-                if record.extra != 0 {
-                    match self.datapath.take_extra(key) {
-                        Ok(Some(extra)) => self.tracker.describe(key, extra),
-                        // It found no room.
-                        Ok(None) => {}
-                        Err(error) => {
-                            self.drain.failures += 1;
-                            tracing::warn!(%error, "taking out what few records have");
-                        }
-                    }
+                if let Some(extra) = self.take_extra(key, &record) {
+                    self.tracker.describe(key, extra);
                 }
             }
             Ok(None) => {}
             Err(error) => {
-                self.drain.failures += 1;
-                tracing::warn!(%error, "taking a record out");
+                self.drain.failed("taking a record out", &error);
                 return;
             }
         }

@@ -138,25 +138,25 @@ impl Engine {
             let Some((id, event)) = self.outbox.next() else {
                 return;
             };
-            let Some(connection) = self.tracker.get(id) else {
+            let Some(standing) = self.tracker.standing(id) else {
                 // Joined with another one meanwhile.
                 continue;
             };
             match event {
-                Event::Open if connection.opened => {}
-                Event::Update if !connection.opened || !connection.dirty => {}
+                Event::Open if standing.opened => {}
+                Event::Update if !standing.opened || !standing.dirty => {}
                 Event::Close => {
                     for key in self.tracker.records_of(id) {
                         self.retire(&key, now);
                     }
-                    let opened = self.tracker.get(id).is_some_and(|c| c.opened);
+                    let opened = self.tracker.standing(id).is_some_and(|one| one.opened);
                     let first = (!opened && !pressed).then_some(Event::Open);
                     for event in first.into_iter().chain([Event::Close]) {
                         if let Some(flow) = self.report(id, event, now) {
                             emit(flow);
                         }
                     }
-                    self.tracker.remove(id);
+                    self.tracker.close(id, now.monotonic_ns);
                 }
                 event => {
                     if let Some(flow) = self.report(id, event, now) {
@@ -168,12 +168,11 @@ impl Engine {
     }
 
     fn report(&mut self, id: u64, event: Event, now: Moment) -> Option<Flow> {
-        let connection = self.tracker.get_mut(id)?;
+        let connection = self.tracker.get(id)?;
         let node = &self.settings.node;
-        let flow = flow::flow(connection, event, node, &self.interfaces, now);
-        connection.reported = (flow.forward.total, flow.reply.total);
-        connection.opened = true;
-        connection.dirty = false;
+        let flow = flow::flow(&connection, event, node, &self.interfaces, now);
+        let totals = (flow.forward.total, flow.reply.total);
+        self.tracker.reported(id, totals);
         Some(flow)
     }
 }

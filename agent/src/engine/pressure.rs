@@ -19,6 +19,8 @@ pub(super) struct Pressure {
     told: u64,
     /// New records of which it could not tell, at the last drain.
     lost: u64,
+    /// Records that found no room here at the last drain and wait in the kernel's table.
+    waiting: u64,
     given_up: GivenUp,
 }
 
@@ -41,6 +43,7 @@ impl Pressure {
             drained: Instant::now(),
             told: 0,
             lost: 0,
+            waiting: 0,
             given_up: GivenUp::default(),
         }
     }
@@ -53,6 +56,15 @@ impl Pressure {
     /// How many there may be while some wait for their last record.
     pub(super) fn most(&self) -> usize {
         self.connections + self.connections / 4
+    }
+
+    /// The same with those that begin now: what a flood left behind must not hold them up.
+    pub(super) fn most_fresh(&self) -> usize {
+        self.most() + self.connections / 16
+    }
+
+    pub(super) fn waiting(&mut self, records: u64) {
+        self.waiting = records;
     }
 
     pub(super) fn gave_up_connections(&mut self, count: usize) {
@@ -94,6 +106,11 @@ impl Engine {
             .lost_opens()
             .saturating_sub(self.pressure.lost);
         self.pressure.told + lost >= (self.pressure.capacity / 8).max(1)
+    }
+
+    /// Whether records wait in the kernel's table for room that there is now.
+    pub(super) fn has_room_for_waiting(&self) -> bool {
+        self.pressure.waiting > 0 && self.tracker.len() <= self.pressure.connections()
     }
 
     /// Makes room in the kernel's table, after a drain at `now`.

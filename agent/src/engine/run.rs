@@ -93,6 +93,9 @@ pub async fn run(
         } else if say_at.is_none() {
             say_at = Some(Instant::now());
         }
+        if engine.has_room_for_waiting() {
+            soon_at.get_or_insert_with(Instant::now);
+        }
         records_first = !records_first;
         let turn = tokio::select! {
             // In this order, so that a flood of events delays neither the clock nor the end.

@@ -3,7 +3,6 @@
 use nodescope_ebpf::{HopKey, HopRecord, extra::Extra, packet::tcp_flag};
 
 use super::model::{Counts, Direction, End, NatSource, Protocol, Tcp, TcpState, Tuple};
-use super::tuple::Conversation;
 
 /// What one hook pair saw of the connection.
 #[derive(Clone, Debug)]
@@ -18,6 +17,8 @@ pub struct HopState {
     pub record: HopRecord,
     /// What few hops have.
     pub extra: Option<Box<Extra>>,
+    /// Whether the connection's initiator is the key's `a`.
+    pub from_a: bool,
 }
 
 /// A connection's translation, once a hook has shown it.
@@ -31,31 +32,21 @@ pub struct Translation {
     pub source: NatSource,
 }
 
-/// One connection.
+/// One connection as it is now, put together for a record about it.
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// Stable id on this node.
     pub id: u64,
     /// The initiator's original tuple.
     pub tuple: Tuple,
-    /// Whether conntrack or the handshake said who the initiator is, or only who spoke first.
-    pub sure: bool,
     /// What conntrack said; `None` while no hook has shown an entry.
     pub translation: Option<Translation>,
-    /// Every conversation under which hooks see it.
-    pub aliases: Vec<Conversation>,
     /// Its hops, in the order in which they were found.
     pub hops: Vec<HopState>,
     /// `CLOCK_MONOTONIC` nanoseconds of the first packet.
     pub first_ns: u64,
-    /// The same of the newest change that was seen.
-    pub changed_ns: u64,
-    /// When an end was first seen.
-    pub ended_ns: Option<u64>,
-    /// Whether its first record is out.
-    pub opened: bool,
-    /// Whether something changed since the last record.
-    pub dirty: bool,
+    /// Whether an end was seen.
+    pub ended: bool,
     /// Totals of the last record.
     pub reported: (Counts, Counts),
     /// Segments sent again by the initiator's socket and by the other end's.
@@ -70,30 +61,7 @@ impl Connection {
 
     /// Whether the initiator is the key's `a` at a hop.
     pub fn initiator_is_a(&self, hop: &HopState) -> bool {
-        let conversation = Conversation::of_key(&hop.key);
-        let (a, b) = (conversation.a(), conversation.b());
-        let far = self.far();
-        // Whole tuples first: an end that both sides of a hairpin share says nothing.
-        for tuple in [self.tuple, far] {
-            if (tuple.source, tuple.destination) == (a, b) {
-                return true;
-            }
-            if (tuple.source, tuple.destination) == (b, a) {
-                return false;
-            }
-        }
-        // In between two translations: one end is already, or still, one of the known ones.
-        if [self.tuple.source, far.source].contains(&a)
-            || [self.tuple.destination, far.destination].contains(&b)
-        {
-            return true;
-        }
-        if [self.tuple.source, far.source].contains(&b)
-            || [self.tuple.destination, far.destination].contains(&a)
-        {
-            return false;
-        }
-        hop.record.opener == 0
+        hop.from_a
     }
 
     /// Direction in which the initiator's packets cross a hop.
@@ -158,28 +126,8 @@ impl Connection {
 
     /// State of a TCP connection; `None` for other protocols.
     pub fn state(&self) -> Option<TcpState> {
-        if self.tuple.protocol != Protocol::TCP {
-            return None;
-        }
         let (forward, reply) = self.flags();
-        let syn = tcp_flag::SYN;
-        Some(
-            if forward & syn != 0 && reply & syn == 0 && reply & tcp_flag::RST != 0 {
-                TcpState::Refused
-            } else if (forward | reply) & tcp_flag::RST != 0 {
-                TcpState::Reset
-            } else if forward & reply & tcp_flag::FIN != 0 {
-                TcpState::Closed
-            } else if (forward | reply) & tcp_flag::FIN != 0 {
-                TcpState::HalfClosed
-            } else if forward & syn != 0 && reply & syn == 0 {
-                TcpState::SynSent
-            } else if forward & syn != 0 && forward & tcp_flag::ACK == 0 {
-                TcpState::SynReceived
-            } else {
-                TcpState::Established
-            },
-        )
+        (self.tuple.protocol == Protocol::TCP).then(|| state(forward, reply))
     }
 
     /// What is to be said of a TCP connection; `None` for other protocols.
@@ -196,11 +144,32 @@ impl Connection {
             zero_windows: self.zero_windows(),
         })
     }
+}
 
-    /// Whether both sides have finished, or one has reset.
-    pub fn over(&self) -> bool {
-        use TcpState::{Closed, Refused, Reset};
-        self.state()
-            .is_some_and(|state| matches!(state, Closed | Reset | Refused))
+/// State of a TCP connection by the flags of the initiator and of the answer.
+pub(super) fn state(forward: u8, reply: u8) -> TcpState {
+    let syn = tcp_flag::SYN;
+    if forward & syn != 0 && reply & syn == 0 && reply & tcp_flag::RST != 0 {
+        TcpState::Refused
+    } else if (forward | reply) & tcp_flag::RST != 0 {
+        TcpState::Reset
+    } else if forward & reply & tcp_flag::FIN != 0 {
+        TcpState::Closed
+    } else if (forward | reply) & tcp_flag::FIN != 0 {
+        TcpState::HalfClosed
+    } else if forward & syn != 0 && reply & syn == 0 {
+        TcpState::SynSent
+    } else if forward & syn != 0 && forward & tcp_flag::ACK == 0 {
+        TcpState::SynReceived
+    } else {
+        TcpState::Established
     }
+}
+
+/// Whether both sides have finished, or one has reset.
+pub(super) fn is_over(state: TcpState) -> bool {
+    matches!(
+        state,
+        TcpState::Closed | TcpState::Reset | TcpState::Refused
+    )
 }

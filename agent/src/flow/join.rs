@@ -1,11 +1,11 @@
 //! Which connection a record belongs to, and what to do when that turns out otherwise.
 
-use nodescope_ebpf::{HopKey, HopRecord, NatRecord, NatState};
+use nodescope_ebpf::{HopKey, HopRecord, NatRecord, NatState, packet::tcp_flag};
 
-use super::connection::{Connection, Translation};
-use super::model::{NatSource, Tuple};
-use super::tracker::{Tracker, add, describe};
-use super::tuple::{Conversation, translation};
+use super::model::NatSource;
+use super::store::{At, Directed, NONE, Node};
+use super::tracker::Tracker;
+use super::tuple::Conversation;
 
 impl Tracker {
     /// Which connection a record belongs to: found, or made.
@@ -14,25 +14,21 @@ impl Tracker {
         key: &HopKey,
         record: &HopRecord,
         nat: Option<&NatRecord>,
-        current: Option<u64>,
+        current: Option<At>,
         restarted: bool,
         now_ns: u64,
-    ) -> u64 {
+    ) -> At {
         let literal = Conversation::of_key(key);
+        // A record made anew by a SYN, after the one before it was taken out.
+        let begun = (record.ab_flags | record.ba_flags) & tcp_flag::SYN != 0;
         let found = |this: &Self, conversation: &Conversation| {
-            this.by_conversation
-                .get(conversation)
-                .copied()
-                .filter(|id| {
-                    // A new SYN on a connection that has ended begins another one, unless this hop
-                    // is only the next one to see that SYN.
-                    !restarted
-                        || current != Some(*id)
-                        || this
-                            .connections
-                            .get(id)
-                            .is_some_and(|c| c.ended_ns.is_none())
-                })
+            this.store.owner(conversation).filter(|at| {
+                // A new SYN on a connection that has ended begins another one, unless this hop is
+                // only the next one to see that SYN.
+                let ended = this.store.nodes[*at as usize].ended_ns;
+                let again = restarted && current == Some(*at) || begun && record.first_ns > ended;
+                !again || ended == 0
+            })
         };
         // The kernel side says nothing of translations where only netlink does.
         let (state, source) = match (NatState::of(record.nat), nat) {
@@ -43,154 +39,155 @@ impl Tracker {
         };
         match (state, nat) {
             (NatState::Translated, Some(entry)) => {
-                let (original, translated) = translation(entry);
                 let own = Conversation::of_nat(&entry.original, entry.protocol);
                 let far = Conversation::of_nat(&entry.reply, entry.protocol);
+                let from_a = own.ends()[0] == (entry.original.source, entry.original.source_port);
+                let to = (entry.reply.destination, entry.reply.destination_port);
+                let far_from_a = far.ends()[0] == to;
                 // What was only a guess from one hop's own tuple turns out to be this connection.
                 let guess = [far, literal]
                     .iter()
                     .filter_map(|conversation| found(self, conversation))
                     .find(|other| self.is_provisional(*other));
-                let id = match (found(self, &own), guess) {
-                    (Some(id), Some(other)) if id != other => {
-                        self.merge(other, id);
-                        id
+                let at = match (found(self, &own), guess) {
+                    (Some(at), Some(other)) if at != other => {
+                        self.merge(other, at);
+                        at
                     }
-                    (Some(id), _) | (None, Some(id)) => id,
-                    (None, None) => self.make(original, true, record.first_ns, now_ns),
+                    (Some(at), _) | (None, Some(at)) => at,
+                    (None, None) => self.make(&own, from_a, true, record.first_ns, now_ns),
                 };
                 for conversation in [own, far, literal] {
-                    self.alias(conversation, id);
+                    self.store.own(&conversation, at);
                 }
-                if let Some(connection) = self.connections.get_mut(&id) {
-                    connection.tuple = original;
-                    connection.sure = true;
-                    connection.translation = Some(Translation {
-                        original,
-                        translated,
-                        source,
-                    });
-                }
-                id
+                self.translated(at, (&own, from_a), (&far, far_from_a), source);
+                at
             }
             (state @ (NatState::PlainFromA | NatState::PlainFromB), _) => {
-                let tuple = literal.directed(state == NatState::PlainFromA);
-                let id = found(self, &literal)
-                    .unwrap_or_else(|| self.make(tuple, true, record.first_ns, now_ns));
-                self.alias(literal, id);
-                if let Some(connection) = self.connections.get_mut(&id)
-                    && connection.translation.is_none()
-                {
-                    connection.tuple = tuple;
-                    connection.sure = true;
-                    connection.translation = Some(Translation {
-                        original: tuple,
-                        translated: tuple,
-                        source,
-                    });
+                let from_a = state == NatState::PlainFromA;
+                let at = found(self, &literal)
+                    .unwrap_or_else(|| self.make(&literal, from_a, true, record.first_ns, now_ns));
+                self.store.own(&literal, at);
+                if self.store.nodes[at as usize].source.is_none() {
+                    self.translated(at, (&literal, from_a), (&literal, from_a), source);
                 }
-                id
+                at
             }
             _ => {
                 // Nothing new is known: a record that has a place keeps it.
-                if let Some(id) = current.filter(|_| !restarted) {
-                    return id;
+                if let Some(at) = current.filter(|_| !restarted) {
+                    return at;
                 }
-                let tuple = literal.directed(record.opener == 0);
-                let id = found(self, &literal)
-                    .unwrap_or_else(|| self.make(tuple, false, record.first_ns, now_ns));
-                self.alias(literal, id);
-                id
+                let from_a = record.opener == 0;
+                let at = found(self, &literal)
+                    .unwrap_or_else(|| self.make(&literal, from_a, false, record.first_ns, now_ns));
+                self.store.own(&literal, at);
+                at
             }
         }
+    }
+
+    /// Conntrack's entry of a connection is known.
+    fn translated(
+        &mut self,
+        at: At,
+        (own, from_a): (&Conversation, bool),
+        (far, far_from_a): (&Conversation, bool),
+        source: NatSource,
+    ) {
+        let name = self.store.name_or_new(own);
+        let tuple = Directed { name, from_a };
+        let far = Directed {
+            name: self.store.name_or_new(far),
+            from_a: far_from_a,
+        };
+        self.store.set_tuples(at, tuple, far);
+        let node = &mut self.store.nodes[at as usize];
+        node.sure = true;
+        node.source = Some(source);
     }
 
     /// Whether nothing but the hop's own tuple is known of a connection.
-    fn is_provisional(&self, id: u64) -> bool {
-        self.connections
-            .get(&id)
-            .is_some_and(|c| c.translation.is_none() && !c.sure)
+    fn is_provisional(&self, at: At) -> bool {
+        let node = self.store.nodes.get(at as usize);
+        node.is_some_and(|node| node.source.is_none() && !node.sure)
     }
 
-    fn make(&mut self, tuple: Tuple, sure: bool, first_ns: u64, now_ns: u64) -> u64 {
+    fn make(
+        &mut self,
+        own: &Conversation,
+        from_a: bool,
+        sure: bool,
+        first_ns: u64,
+        now_ns: u64,
+    ) -> At {
         let id = self.next;
         self.next += 1;
-        self.connections.insert(
-            id,
-            Connection {
-                id,
-                tuple,
-                sure,
-                translation: None,
-                aliases: Vec::new(),
-                hops: Vec::new(),
-                first_ns,
-                changed_ns: now_ns,
-                ended_ns: None,
-                opened: false,
-                dirty: true,
-                reported: Default::default(),
-                retransmits: (0, 0),
-            },
-        );
+        let name = self.store.name_or_new(own);
+        let tuple = Directed { name, from_a };
         self.unopened.push(id);
-        id
-    }
-
-    fn alias(&mut self, conversation: Conversation, id: u64) {
-        self.by_conversation.insert(conversation, id);
-        if let Some(connection) = self.connections.get_mut(&id)
-            && !connection.aliases.contains(&conversation)
-        {
-            connection.aliases.push(conversation);
-        }
+        self.store.add_node(Node {
+            id,
+            first_ns,
+            changed_ns: now_ns,
+            ended_ns: 0,
+            reported: Default::default(),
+            retransmits: None,
+            tuple,
+            far: tuple,
+            names: NONE,
+            hops: NONE,
+            source: None,
+            state: None,
+            sure,
+            opened: false,
+            dirty: true,
+        })
     }
 
     /// Gives all hops of one connection to another, which is the same in truth.
-    fn merge(&mut self, from: u64, to: u64) {
-        let Some(old) = self.connections.remove(&from) else {
-            return;
-        };
-        for alias in &old.aliases {
-            self.alias(*alias, to);
+    fn merge(&mut self, from: At, to: At) {
+        let mut names = Vec::new();
+        self.store.disown(from, |_, name| names.push(*name));
+        for name in &names {
+            self.store.own(name, to);
         }
-        for hop in &old.hops {
-            if let Some(known) = self.known.get_mut(&hop.key) {
-                known.connection = to;
+        loop {
+            let hop = self.store.nodes[from as usize].hops;
+            if hop == NONE {
+                break;
             }
+            self.store.unlink(hop);
+            self.store.adopt(to, hop);
         }
-        if let Some(connection) = self.connections.get_mut(&to) {
-            connection.first_ns = connection.first_ns.min(old.first_ns);
-            // What was said of the one is said of the other.
-            connection.opened |= old.opened;
-            connection.retransmits.0 += old.retransmits.0;
-            connection.retransmits.1 += old.retransmits.1;
-            for hop in old.hops {
-                add(connection, &hop.key, &hop.record, hop.ab, hop.ba);
-                describe(connection, &hop.key, hop.extra);
-            }
+        let old = self.store.remove_node(from);
+        let node = &mut self.store.nodes[to as usize];
+        node.first_ns = node.first_ns.min(old.first_ns);
+        // What was said of the one is said of the other.
+        node.opened |= old.opened;
+        if let Some(more) = old.retransmits {
+            let sum = node.retransmits.get_or_insert_default();
+            sum.0 += more.0;
+            sum.1 += more.1;
         }
     }
 
     /// A hop whose translation shows another connection than was thought: what it counted so far
     /// goes along when the old one was only a guess, and stays where it was when it was not.
-    pub(super) fn move_hop(&mut self, key: &HopKey, from: u64, to: u64) {
-        if self.is_provisional(from) {
-            let Some(old) = self.connections.get_mut(&from) else {
-                return;
-            };
-            let Some(at) = old.hops.iter().position(|hop| hop.key == *key) else {
-                return;
-            };
-            let hop = old.hops.swap_remove(at);
-            let empty = old.hops.is_empty();
-            if let Some(connection) = self.connections.get_mut(&to) {
-                add(connection, &hop.key, &hop.record, hop.ab, hop.ba);
-                describe(connection, &hop.key, hop.extra);
-            }
-            if empty {
-                self.remove(from);
-            }
+    pub(super) fn move_hop(&mut self, key: &HopKey, from: At, to: At) {
+        if !self.is_provisional(from) {
+            return;
+        }
+        let Some(hop) = self.store.hop(key) else {
+            return;
+        };
+        if self.store.hops[hop as usize].connection != from {
+            return;
+        }
+        self.store.unlink(hop);
+        self.store.adopt(to, hop);
+        if self.store.nodes[from as usize].hops == NONE {
+            self.remove(from);
         }
     }
 }

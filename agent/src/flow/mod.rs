@@ -2,17 +2,22 @@
 
 mod connection;
 mod dropped;
+#[cfg(test)]
+mod exact_tests;
 pub mod identity;
 mod join;
 pub mod model;
 mod notes;
+mod order;
 mod pressure;
 mod probe;
 mod record;
 mod retransmits;
+mod store;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod told;
 mod tracker;
 mod tuple;
 
@@ -25,5 +30,6 @@ pub use probe::{Probe, ProbeHandler, ProbeKind, ProbeResult, ProbeSpec, ProbeSta
 pub use record::{InterfaceInfo, Interfaces, Moment, flow};
 pub use retransmits::Retransmits;
 pub use sweep::{Sweep, Timeouts};
-pub use tracker::{Gain, Tracker};
+pub use told::{Already, Place};
+pub use tracker::{Gain, News, Standing, Tracker};
 pub use tuple::{Conversation, ip};

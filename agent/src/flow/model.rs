@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use nodescope_ebpf::Counter;
+
 use super::dropped::Drop;
 use super::identity::{Identity, ObjectName};
 use super::notes::Notes;
@@ -84,6 +86,24 @@ pub struct Counts {
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
+}
+
+impl From<Counter> for Counts {
+    fn from(counter: Counter) -> Self {
+        Self {
+            packets: counter.packets,
+            bytes: counter.bytes,
+        }
+    }
+}
+
+impl From<Counts> for Counter {
+    fn from(counts: Counts) -> Self {
+        Self {
+            packets: counts.packets,
+            bytes: counts.bytes,
+        }
+    }
 }
 
 impl std::ops::Sub for Counts {

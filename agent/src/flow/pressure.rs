@@ -2,57 +2,49 @@
 
 use nodescope_ebpf::HopKey;
 
+use super::store::{At, coarse};
 use super::tracker::Tracker;
 
 impl Tracker {
     /// Up to `most` records that have not changed since `before_ns`, the idlest first.
     pub fn idlest_records(&self, most: usize, before_ns: u64) -> Vec<HopKey> {
-        let idle = self
-            .known
-            .iter()
-            .filter(|(_, known)| known.changed_ns < before_ns)
-            .map(|(key, known)| ((known.changed_ns, known.record.first_ns), *key));
-        smallest(idle.collect(), most)
+        let before = coarse(before_ns);
+        let hops = self.store.hops.iter();
+        let idle = hops
+            .filter(|(_, hop)| hop.here && hop.changed < before)
+            .map(|(at, hop)| ((hop.changed, hop.first_ns), at as At));
+        let idlest = smallest(idle.collect(), most).into_iter();
+        idlest.map(|at| self.store.key(at)).collect()
     }
 
     /// Up to `most` connections, the idlest first.
     pub fn idlest_connections(&self, most: usize) -> Vec<u64> {
-        let all = self
-            .connections
-            .values()
-            .map(|connection| ((connection.changed_ns, connection.first_ns), connection.id));
+        let nodes = self.store.nodes.iter();
+        let all = nodes.map(|(_, node)| ((node.changed_ns, node.first_ns), node.id));
         smallest(all.collect(), most)
     }
 
     /// Whether a record has been seen.
     pub fn knows(&self, key: &HopKey) -> bool {
-        self.known.contains_key(key)
+        self.store.hop(key).is_some()
     }
 
-    /// Records of a connection that are in the kernel's table, as far as is known.
+    /// Records that a connection may have in the kernel's table: of every hop that it was seen at,
+    /// but for those that another connection has now.
     pub fn records_of(&self, id: u64) -> Vec<HopKey> {
-        let hops = self.connections.get(&id).into_iter().flat_map(|c| &c.hops);
-        hops.map(|hop| hop.key)
-            .filter(|key| {
-                let known = self.known.get(key);
-                known.is_some_and(|known| known.connection == id)
-            })
+        let at = self.store.by_id(id).into_iter();
+        let keys = at.flat_map(|at| self.store.hops_of(at));
+        let keys = keys.map(|(at, hop)| (at, hop.here, self.store.key(at)));
+        keys.filter(|(_, here, key)| *here || self.store.hop(key).is_none())
+            .map(|(_, _, key)| key)
             .collect()
     }
 
     /// Gives back the memory that a flood took.
     pub fn slim(&mut self) {
-        /// What is not worth the work.
-        const SMALL: usize = 4096;
-        let room = self.known.len().max(SMALL) * 2;
-        if self.known.capacity() > room * 4 {
-            self.known.shrink_to(room);
-        }
-        let room = self.connections.len().max(SMALL) * 2;
-        if self.connections.capacity() > room * 4 {
-            self.connections.shrink_to(room);
-            self.by_conversation.shrink_to(room);
-            self.unopened.shrink_to(room);
+        self.store.slim();
+        if self.unopened.is_empty() {
+            self.unopened.shrink_to(4096);
         }
     }
 }

@@ -55,21 +55,21 @@ impl Tracker {
     /// Adds what a socket sent again to its connection; false when there is none.
     fn retransmitted(&mut self, socket: &NatTuple, more: u64) -> bool {
         let conversation = Conversation::of_nat(socket, Protocol::TCP.0);
-        let Some(connection) = self
-            .by_conversation
-            .get(&conversation)
-            .and_then(|id| self.connections.get_mut(id))
-        else {
+        let Some(at) = self.store.owner(&conversation) else {
             return false;
         };
         if more > 0 {
+            let node = &self.store.nodes[at as usize];
             let own = tuple(socket, Protocol::TCP.0);
-            if own == connection.tuple || own == connection.far() {
-                connection.retransmits.0 += more;
+            let forward = [node.tuple, node.far].map(|one| self.store.tuple(one));
+            let node = &mut self.store.nodes[at as usize];
+            let sum = node.retransmits.get_or_insert_default();
+            if forward.contains(&own) {
+                sum.0 += more;
             } else {
-                connection.retransmits.1 += more;
+                sum.1 += more;
             }
-            connection.dirty = true;
+            node.dirty = true;
         }
         true
     }

@@ -3,6 +3,7 @@
 use nodescope_ebpf::{HopKey, NatState};
 
 use super::model::{Protocol, TcpState};
+use super::store::{At, coarse};
 use super::tracker::Tracker;
 
 /// How long connections are kept without traffic, in nanoseconds.
@@ -48,60 +49,45 @@ pub struct Sweep {
 impl Tracker {
     /// What is idle or over by now.
     pub fn sweep(&self, now_ns: u64, timeouts: &Timeouts) -> Sweep {
-        let mut sweep = Sweep::default();
-        for connection in self.connections.values() {
-            let idle = now_ns.saturating_sub(connection.changed_ns);
-            let limit = match connection.state() {
+        let (mut sweep, mut retire) = (Sweep::default(), Vec::new());
+        for (at, node) in &self.store.nodes {
+            let idle = now_ns.saturating_sub(node.changed_ns);
+            let limit = match node.state {
                 Some(TcpState::SynSent) => timeouts.unanswered.min(timeouts.tcp),
                 Some(_) => timeouts.tcp,
                 None => timeouts.other,
             };
-            if connection.ended_ns.is_some() && idle >= timeouts.linger || idle >= limit {
-                sweep.closed.push(connection.id);
+            if node.ended_ns != 0 && idle >= timeouts.linger || idle >= limit {
+                sweep.closed.push(node.id);
                 // A record that has gone over to another connection is in use.
-                let own = connection.hops.iter().map(|hop| hop.key).filter(|key| {
-                    self.known
-                        .get(key)
-                        .is_some_and(|known| known.connection == connection.id)
-                });
-                sweep.retire.extend(own);
+                let own = self.store.hops_of(at as At).filter(|(_, hop)| hop.here);
+                retire.extend(own.map(|(at, _)| at));
             }
         }
-        for (key, known) in &self.known {
-            if NatState::of(known.record.nat) == NatState::Translated
-                && key.protocol != Protocol::TCP.0
-                && now_ns.saturating_sub(known.changed_ns) >= timeouts.translated
+        let before = coarse(now_ns.saturating_sub(timeouts.translated));
+        for (at, hop) in &self.store.hops {
+            if hop.here
+                && hop.changed <= before
+                && hop.protocol != Protocol::TCP.0
+                && NatState::of(hop.nat) == NatState::Translated
             {
-                sweep.retire.push(*key);
+                retire.push(at as At);
             }
         }
-        sweep.retire.sort_unstable_by_key(sort_key);
-        sweep.retire.dedup();
+        retire.sort_unstable();
+        retire.dedup();
+        sweep.retire = retire.into_iter().map(|at| self.store.key(at)).collect();
         sweep
     }
 
     /// An interface is gone: connections that passed it are over.
     pub fn end_at(&mut self, ifindex: u32, now_ns: u64) {
-        for connection in self.connections.values_mut() {
-            if connection.ended_ns.is_none()
-                && connection.hops.iter().any(|hop| hop.key.ifindex == ifindex)
-            {
-                connection.ended_ns = Some(now_ns);
-                connection.changed_ns = now_ns;
+        for (_, hop) in &self.store.hops {
+            let node = &mut self.store.nodes[hop.connection as usize];
+            if hop.ifindex == ifindex && node.ended_ns == 0 {
+                node.ended_ns = now_ns;
+                node.changed_ns = now_ns;
             }
         }
     }
-}
-
-fn sort_key(key: &HopKey) -> (u32, [u32; 4], [u32; 4], u16, u16, u8, u8, u8) {
-    (
-        key.ifindex,
-        key.a,
-        key.b,
-        key.a_port,
-        key.b_port,
-        key.protocol,
-        key.kind,
-        key.orientation,
-    )
 }

@@ -88,7 +88,7 @@ fn masquerade(from: End, to: End, seen: End, protocol: u8) -> NatRecord {
     }
 }
 
-fn interfaces() -> Interfaces {
+pub(super) fn interfaces() -> Interfaces {
     [
         (UPLINK, "eth0", Role::Uplink, None),
         (BRIDGE, "cbr0", Role::Bridge, None),
@@ -103,20 +103,23 @@ fn interfaces() -> Interfaces {
     .collect()
 }
 
+pub(super) fn moment() -> Moment {
+    Moment {
+        wall: SystemTime::UNIX_EPOCH,
+        monotonic_ns: 2 * SECOND,
+    }
+}
+
 fn report(tracker: &Tracker, id: u64) -> Flow {
     let Some(connection) = tracker.get(id) else {
         panic!("there is no connection {id}");
     };
-    let now = Moment {
-        wall: SystemTime::UNIX_EPOCH,
-        monotonic_ns: 2 * SECOND,
-    };
     flow(
-        connection,
+        &connection,
         Event::Update,
         &Arc::from("node"),
         &interfaces(),
-        now,
+        moment(),
     )
 }
 
@@ -260,7 +263,7 @@ fn a_port_used_anew_is_another_connection() {
     assert!(
         tracker
             .get(first)
-            .is_some_and(|connection| connection.ended_ns.is_some())
+            .is_some_and(|connection| connection.ended)
     );
     record.incarnation = 1;
     (record.ab_flags, record.ba_flags) = (0x02, 0);
@@ -357,7 +360,7 @@ fn an_interface_that_goes_ends_what_passed_it() {
     assert!(tracker.mentions(VETH));
     let sweep = tracker.sweep(4 * SECOND, &Timeouts::default());
     assert_eq!(sweep.closed, vec![id]);
-    assert!(tracker.remove(id).is_some());
+    assert!(tracker.close(id, 4 * SECOND));
     assert!(!tracker.mentions(VETH) && tracker.is_empty());
 }
 

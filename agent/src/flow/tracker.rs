@@ -6,12 +6,13 @@
 //! connection that it belongs to now, so a record that begins anew, moves to another connection
 //! or is taken out of the kernel's table loses nothing and counts nothing twice.
 
-use std::collections::HashMap;
-
 use nodescope_ebpf::{HopKey, HopRecord, NatRecord, extra::Extra};
 
-use super::connection::{Connection, HopState};
-use super::model::Counts;
+use super::connection::{self, Connection};
+use super::model::{Counts, Protocol};
+use super::order::Order;
+use super::store::{At, NONE, Store, coarse};
+use super::told::Told;
 use super::tuple::Conversation;
 
 /// What a hook's record gained.
@@ -23,22 +24,51 @@ pub struct Gain {
     pub egress: Counts,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Known {
-    pub(super) record: HopRecord,
-    pub(super) connection: u64,
-    pub(super) changed_ns: u64,
+impl Gain {
+    fn of(key: &HopKey, ab: Counts, ba: Counts) -> Self {
+        let (ingress, egress) = if key.orientation == 0 {
+            (ab, ba)
+        } else {
+            (ba, ab)
+        };
+        Self { ingress, egress }
+    }
+
+    /// All that a record holds.
+    pub fn whole(key: &HopKey, record: &HopRecord) -> Self {
+        Self::of(key, record.ab.into(), record.ba.into())
+    }
+}
+
+/// What is new about a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct News {
+    /// The record itself.
+    pub record: bool,
+    /// Its conntrack entry, where it says that there is one, is yet to be read.
+    pub nat: bool,
+    /// What few records have is yet to be read, or has changed.
+    pub extra: bool,
+}
+
+/// What has been said of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether its first record is out.
+    pub opened: bool,
+    /// Whether something changed since the last record.
+    pub dirty: bool,
 }
 
 /// All connections of the node.
 #[derive(Debug, Default)]
 pub struct Tracker {
-    pub(super) known: HashMap<HopKey, Known, ahash::RandomState>,
-    pub(super) connections: HashMap<u64, Connection, ahash::RandomState>,
-    pub(super) by_conversation: HashMap<Conversation, u64, ahash::RandomState>,
+    pub(super) store: Store,
     pub(super) next: u64,
     /// Connections that have no record out yet.
     pub(super) unopened: Vec<u64>,
+    pub(super) told: Told,
+    pub(super) order: Order,
 }
 
 impl Tracker {
@@ -50,70 +80,79 @@ impl Tracker {
         }
     }
 
-    /// A connection by id.
-    pub fn get(&self, id: u64) -> Option<&Connection> {
-        self.connections.get(&id)
+    /// A connection by id, as it is now.
+    pub fn get(&self, id: u64) -> Option<Connection> {
+        Some(self.store.connection(self.store.by_id(id)?))
     }
 
-    /// The same, to change what was reported of it.
-    pub fn get_mut(&mut self, id: u64) -> Option<&mut Connection> {
-        self.connections.get_mut(&id)
+    /// What has been said of a connection.
+    pub fn standing(&self, id: u64) -> Option<Standing> {
+        let node = &self.store.nodes[self.store.by_id(id)? as usize];
+        Some(Standing {
+            opened: node.opened,
+            dirty: node.dirty,
+        })
+    }
+
+    /// A record about a connection is out, with these totals.
+    pub fn reported(&mut self, id: u64, totals: (Counts, Counts)) {
+        if let Some(at) = self.store.by_id(id) {
+            let node = &mut self.store.nodes[at as usize];
+            node.reported = totals;
+            node.opened = true;
+            node.dirty = false;
+        }
     }
 
     /// The connection that a conversation belongs to.
     pub fn find(&self, conversation: &Conversation) -> Option<u64> {
-        self.by_conversation.get(conversation).copied()
+        let owner = self.store.owner(conversation)?;
+        Some(self.store.nodes[owner as usize].id)
     }
 
     /// Connections that are known now.
     pub fn len(&self) -> usize {
-        self.connections.len()
+        self.store.nodes.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.connections.is_empty()
+        self.store.nodes.is_empty()
     }
 
     /// Hop records that are known now.
     pub fn hops(&self) -> usize {
-        self.known.len()
+        self.store.here
     }
 
-    /// Whether a record is new or says something else than when it was last seen.
-    pub fn is_news(&self, key: &HopKey, record: &HopRecord) -> bool {
-        self.known
-            .get(key)
-            .is_none_or(|known| known.record != *record)
+    /// What is new about a record since it was last seen; `None` when nothing is.
+    pub fn news(&self, key: &HopKey, record: &HopRecord) -> Option<News> {
+        self.news_of(self.store.hop(key), record)
     }
 
-    /// Whether a translated record's conntrack entry is yet to be read.
-    pub fn needs_nat(&self, key: &HopKey, record: &HopRecord) -> bool {
-        self.known.get(key).is_none_or(|known| {
-            known.record.nat != record.nat
-                || known.record.first_ns != record.first_ns
-                || known.record.incarnation != record.incarnation
+    pub(super) fn news_of(&self, known: Option<At>, record: &HopRecord) -> Option<News> {
+        let Some(at) = known else {
+            return Some(News {
+                record: true,
+                nat: true,
+                extra: record.extra != 0,
+            });
+        };
+        let hop = &self.store.hops[at as usize];
+        hop.differs(record).then_some(News {
+            record: false,
+            nat: hop.nat != record.nat
+                || hop.first_ns != record.first_ns
+                || hop.incarnation != record.incarnation,
+            extra: record.extra != 0 && record.extra != hop.extra,
         })
-    }
-
-    /// Whether what few records have is yet to be read, or has changed.
-    pub fn needs_extra(&self, key: &HopKey, record: &HopRecord) -> bool {
-        record.extra != 0
-            && self
-                .known
-                .get(key)
-                .is_none_or(|known| known.record.extra != record.extra)
     }
 
     /// Takes in what few records have, after the record itself. Read after it, it may be newer,
     /// and never older.
     pub fn describe(&mut self, key: &HopKey, extra: Extra) {
-        let connection = self
-            .known
-            .get(key)
-            .and_then(|known| self.connections.get_mut(&known.connection));
-        if let Some(connection) = connection {
-            describe(connection, key, Some(Box::new(extra)));
+        if let Some(at) = self.store.hop(key) {
+            self.store.hops[at as usize].describe(extra);
         }
     }
 
@@ -126,60 +165,81 @@ impl Tracker {
         nat: Option<&NatRecord>,
         now_ns: u64,
     ) -> (Gain, u64) {
-        let before = self.known.get(key).copied();
+        let before = self.store.hop(key).map(|at| &self.store.hops[at as usize]);
         // Another first time: the kernel's entry was taken out and made anew.
         let base = before
-            .filter(|known| known.record.first_ns == record.first_ns)
-            .map(|known| known.record)
+            .filter(|hop| hop.first_ns == record.first_ns)
+            .map(|hop| hop.record())
             .unwrap_or_default();
-        let (ab, ba) = (gained(record.ab, base.ab), gained(record.ba, base.ba));
-        let current = before.map(|known| known.connection);
-        let restarted = before.is_some_and(|known| known.record.incarnation != record.incarnation);
-        let id = self.place(key, record, nat, current, restarted, now_ns);
+        let ab = Counts::from(record.ab) - base.ab.into();
+        let ba = Counts::from(record.ba) - base.ba.into();
+        let current = before.map(|hop| hop.connection);
+        let restarted = before.is_some_and(|hop| hop.incarnation != record.incarnation);
+        let flags = before.map(|hop| hop.flags());
+        let at = self.place(key, record, nat, current, restarted, now_ns);
         // What a port carried before it was used anew stays with the connection of that time.
         if let Some(old) = current.filter(|_| !restarted)
-            && old != id
+            && old != at
         {
-            self.move_hop(key, old, id);
+            self.move_hop(key, old, at);
         }
-        self.known.insert(
-            *key,
-            Known {
-                record: *record,
-                connection: id,
-                changed_ns: now_ns,
-            },
-        );
-        if let Some(connection) = self.connections.get_mut(&id) {
-            add(connection, key, record, ab, ba);
-            connection.changed_ns = now_ns;
-            connection.dirty = true;
-            connection.first_ns = connection.first_ns.min(record.first_ns);
-            if connection.ended_ns.is_none() && connection.over() {
-                connection.ended_ns = Some(now_ns);
-            }
+        let store = &mut self.store;
+        let hop = store.hop_of(at, key);
+        if let Some(old) = store.hop(key).filter(|old| *old != hop) {
+            store.set_here(old, false);
         }
-        let (ingress, egress) = if key.orientation == 0 {
-            (ab, ba)
-        } else {
-            (ba, ab)
-        };
-        (Gain { ingress, egress }, id)
+        store.set_here(hop, true);
+        let state = &mut store.hops[hop as usize];
+        state.add(record, [ab, ba]);
+        state.changed = coarse(now_ns);
+        let node = &mut store.nodes[at as usize];
+        node.changed_ns = now_ns;
+        node.dirty = true;
+        node.first_ns = node.first_ns.min(record.first_ns);
+        let id = node.id;
+        let news = flags != Some((record.ab_flags, record.ba_flags)) || current != Some(at);
+        if key.protocol == Protocol::TCP.0 && (news || nat.is_some()) {
+            self.judge(at, now_ns);
+        }
+        (Gain::of(key, ab, ba), id)
+    }
+
+    /// Works out the state of a TCP connection.
+    fn judge(&mut self, at: At, now_ns: u64) {
+        let store = &mut self.store;
+        let flags = store
+            .hops_of(at)
+            .fold((0, 0), |(forward, reply), (_, hop)| {
+                let (ab, ba) = hop.flags();
+                if store.initiator_is_a(hop) {
+                    (forward | ab, reply | ba)
+                } else {
+                    (forward | ba, reply | ab)
+                }
+            });
+        let state = connection::state(flags.0, flags.1);
+        let node = &mut store.nodes[at as usize];
+        node.state = Some(state);
+        if node.ended_ns == 0 && connection::is_over(state) {
+            node.ended_ns = now_ns;
+        }
     }
 
     /// Connections without a record out whose first packet was seen by `before_ns`; they are
     /// then taken as opened.
     pub fn ready_to_open(&mut self, before_ns: u64) -> Vec<u64> {
         let mut ready = Vec::new();
-        let connections = &self.connections;
-        self.unopened.retain(|id| match connections.get(id) {
-            None => false,
-            Some(connection) if connection.opened => false,
-            Some(connection) if connection.first_ns <= before_ns => {
+        let store = &self.store;
+        self.unopened.retain(|id| {
+            let Some(at) = store.by_id(*id) else {
+                return false;
+            };
+            let node = &store.nodes[at as usize];
+            let waits = !node.opened && node.first_ns > before_ns;
+            if !node.opened && !waits {
                 ready.push(*id);
-                false
             }
-            Some(_) => true,
+            waits
         });
         ready
     }
@@ -191,99 +251,76 @@ impl Tracker {
 
     /// Connections with something new since their last record.
     pub fn dirty(&self) -> Vec<u64> {
-        self.connections
-            .values()
-            .filter(|connection| connection.opened && connection.dirty)
-            .map(|connection| connection.id)
+        let nodes = self.store.nodes.iter();
+        nodes
+            .filter(|(_, node)| node.opened && node.dirty)
+            .map(|(_, node)| node.id)
             .collect()
     }
 
     /// All connections.
     pub fn ids(&self) -> Vec<u64> {
-        self.connections.keys().copied().collect()
+        self.store.nodes.iter().map(|(_, node)| node.id).collect()
     }
 
     /// A record is out of the kernel's table: the next one under its key starts from zero.
     pub fn taken(&mut self, key: &HopKey) {
-        self.known.remove(key);
+        if let Some(at) = self.store.hop(key) {
+            self.store.set_here(at, false);
+        }
     }
 
     /// Keys of an interface that is gone.
     pub fn keys_of(&self, ifindex: u32) -> Vec<HopKey> {
-        self.known
-            .keys()
-            .filter(|key| key.ifindex == ifindex)
-            .copied()
+        let hops = self.store.hops.iter();
+        hops.filter(|(_, hop)| hop.here && hop.ifindex == ifindex)
+            .map(|(at, _)| self.store.key(at as At))
             .collect()
     }
 
     /// Hops of the connection that has a conversation.
     pub fn hops_of(&self, conversation: &Conversation) -> Vec<HopKey> {
-        self.by_conversation
-            .get(conversation)
-            .and_then(|id| self.connections.get(id))
-            .map(|connection| connection.hops.iter().map(|hop| hop.key).collect())
-            .unwrap_or_default()
+        let owner = self.store.owner(conversation).into_iter();
+        let hops = owner.flat_map(|at| self.store.hops_of(at));
+        hops.map(|(at, _)| self.store.key(at)).collect()
+    }
+
+    /// Forgets a connection that has had its last record at `now_ns`; whether it was there.
+    pub fn close(&mut self, id: u64, now_ns: u64) -> bool {
+        let Some(at) = self.store.by_id(id) else {
+            return false;
+        };
+        let (forward, reply) = self.store.nodes[at as usize].reported;
+        let told = &mut self.told;
+        self.store.disown(at, |store, conversation| {
+            let counts = if store.is_from_a(at, conversation).unwrap_or(true) {
+                [forward, reply]
+            } else {
+                [reply, forward]
+            };
+            told.add(conversation, now_ns, counts);
+        });
+        self.remove(at);
+        true
     }
 
     /// Forgets a connection.
-    pub fn remove(&mut self, id: u64) -> Option<Connection> {
-        let connection = self.connections.remove(&id)?;
-        for alias in &connection.aliases {
-            if self.by_conversation.get(alias) == Some(&id) {
-                self.by_conversation.remove(alias);
+    pub(super) fn remove(&mut self, at: At) {
+        self.store.disown(at, |_, _| {});
+        loop {
+            let hop = self.store.nodes[at as usize].hops;
+            if hop == NONE {
+                break;
             }
+            self.store.unlink(hop);
+            self.store.drop_hop(hop);
         }
-        Some(connection)
+        self.store.remove_node(at);
     }
 
     /// Whether some connection passed an interface.
     pub fn mentions(&self, ifindex: u32) -> bool {
-        self.connections
-            .values()
-            .any(|connection| connection.hops.iter().any(|hop| hop.key.ifindex == ifindex))
-    }
-}
-
-fn gained(now: nodescope_ebpf::Counter, before: nodescope_ebpf::Counter) -> Counts {
-    Counts {
-        packets: now.packets.saturating_sub(before.packets),
-        bytes: now.bytes.saturating_sub(before.bytes),
-    }
-}
-
-pub(super) fn add(
-    connection: &mut Connection,
-    key: &HopKey,
-    record: &HopRecord,
-    ab: Counts,
-    ba: Counts,
-) {
-    let hop = match connection.hops.iter_mut().find(|hop| hop.key == *key) {
-        Some(hop) => hop,
-        None => {
-            connection.hops.push(HopState {
-                key: *key,
-                ab: Counts::default(),
-                ba: Counts::default(),
-                record: *record,
-                extra: None,
-            });
-            let last = connection.hops.len() - 1;
-            &mut connection.hops[last]
-        }
-    };
-    hop.ab += ab;
-    hop.ba += ba;
-    hop.record = *record;
-}
-
-/// Says of a hop what few have; what was known stays where there is nothing new.
-pub(super) fn describe(connection: &mut Connection, key: &HopKey, extra: Option<Box<Extra>>) {
-    let hop = connection.hops.iter_mut().find(|hop| hop.key == *key);
-    if let Some(hop) = hop
-        && extra.is_some()
-    {
-        hop.extra = extra;
+        let mut hops = self.store.hops.iter();
+        hops.any(|(_, hop)| hop.ifindex == ifindex)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use nodescope_ebpf::{Address, HopKey, NatRecord, NatTuple, packet::ordered};
+use nodescope_ebpf::{Address, HopKey, Kind, NatRecord, NatTuple, packet::ordered};
 
 use super::model::{Protocol, Tuple};
 
@@ -14,7 +14,9 @@ pub struct Conversation {
     a_port: u16,
     b_port: u16,
     protocol: u8,
-    kind: u8,
+    /// The ports are type and code of an ICMP message. Not the contract's number: a table of these
+    /// keeps its vacancies in what a `bool` cannot be.
+    icmp_message: bool,
 }
 
 impl Conversation {
@@ -26,7 +28,7 @@ impl Conversation {
             a_port: key.a_port,
             b_port: key.b_port,
             protocol: key.protocol,
-            kind: key.kind,
+            icmp_message: key.kind == Kind::IcmpMessage as u8,
         }
     }
 
@@ -56,8 +58,28 @@ impl Conversation {
             a_port,
             b_port,
             protocol,
-            kind,
+            icmp_message: kind == Kind::IcmpMessage as u8,
         }
+    }
+
+    /// The key of this conversation at an interface.
+    pub(super) fn key(&self, ifindex: u32, orientation: u8) -> HopKey {
+        HopKey {
+            a: self.a,
+            b: self.b,
+            a_port: self.a_port,
+            b_port: self.b_port,
+            ifindex,
+            protocol: self.protocol,
+            kind: u8::from(self.icmp_message),
+            orientation,
+            reserved: 0,
+        }
+    }
+
+    /// Both ends, the smaller one first.
+    pub(super) fn ends(&self) -> [(Address, u16); 2] {
+        [(self.a, self.a_port), (self.b, self.b_port)]
     }
 
     /// The smaller end.
@@ -86,7 +108,7 @@ impl Conversation {
 
     /// Whether the ports are no ports but type and code of an ICMP message.
     pub fn is_icmp_message(&self) -> bool {
-        self.kind == nodescope_ebpf::Kind::IcmpMessage as u8
+        self.icmp_message
     }
 }
 

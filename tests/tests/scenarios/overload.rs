@@ -25,7 +25,12 @@ fn in_web(lab: &Lab, args: &[&str]) -> Result<Value> {
 
 /// Sends datagrams of so many 5-tuples from `web` to the VM; how many were sent.
 fn flood(lab: &Lab, flows: u32, seconds: f64) -> Result<u64> {
-    let to = format!("{}:20000", lab.topology().vm.ip());
+    flood_to(lab, 20_000, flows, seconds)
+}
+
+/// The same to ports from this one on.
+fn flood_to(lab: &Lab, port: u16, flows: u32, seconds: f64) -> Result<u64> {
+    let to = format!("{}:{port}", lab.topology().vm.ip());
     let (flows, seconds) = (flows.to_string(), seconds.to_string());
     let args = ["udp-flood", &to, "--flows", &flows, "--seconds", &seconds];
     in_web(lab, &args)?["sent"].as_u64().context("no count")
@@ -35,6 +40,13 @@ fn flood(lab: &Lab, flows: u32, seconds: f64) -> Result<u64> {
 fn full(agent: &Agent) -> Result<u64> {
     let labels = [("reason", "map_full")];
     let found = metric(agent, "nodescope_hook_unattributed_packets_total", &labels)?;
+    Ok(found.unwrap_or(0.0) as u64)
+}
+
+/// Connections from pods to the VM that were told.
+fn told(agent: &Agent) -> Result<u64> {
+    let labels = [("class", "pod-to-world")];
+    let found = metric(agent, "nodescope_connections_opened_total", &labels)?;
     Ok(found.unwrap_or(0.0) as u64)
 }
 
@@ -58,6 +70,7 @@ fn a_flood_of_conversations_is_attributed() -> Result<()> {
     let since = Since::still(&lab, &agent)?;
     let veth = lab.pod("web")?.host_interface().to_owned();
 
+    let before = told(&agent)?;
     let sent = flood(&lab, 12_500, 0.25)?;
     let seen = since.agree(&lab, &agent)?;
     assert!(seen[&veth][0] >= sent, "{seen:?}");
@@ -69,6 +82,11 @@ fn a_flood_of_conversations_is_attributed() -> Result<()> {
             "{interface}: {missed} of {sent} in no record"
         );
     }
+    // Each is told, and none twice, whatever was closed early.
+    let most = sent - map_full(&agent, &veth, "ingress")?;
+    eventually("all are told", || Ok(told(&agent)? - before >= most))?;
+    let all = told(&agent)? - before;
+    assert!(all <= sent, "{all} told of {sent}");
     println!("peak {} KiB", peak(&agent)?);
     Ok(())
 }
@@ -104,6 +122,7 @@ fn a_stopped_agent_loses_nothing_silently() -> Result<()> {
     synced(&agent)?;
     let since = Since::still(&lab, &agent)?;
     let veth = lab.pod("web")?.host_interface().to_owned();
+    let told_before = told(&agent)?;
 
     agent.process().signal(Signal::STOP)?;
     let sent = flood(&lab, 30_000, 1.0)?;
@@ -124,11 +143,20 @@ fn a_stopped_agent_loses_nothing_silently() -> Result<()> {
     })?;
     let given_up = metric(&agent, "nodescope_given_up_total", &[("kind", "record")])?;
     assert!(given_up.is_some_and(|count| count > 0.0), "{given_up:?}");
-    // And counts on: nothing of what comes now finds it full.
-    let before = full(&agent)?;
-    flood(&lab, 1_000, 0.1)?;
+    // All that is in some record is told once.
+    let left = sent - missed;
+    eventually("all are told", || Ok(told(&agent)? - told_before >= left))?;
+    let all = told(&agent)? - told_before;
+    assert!(all <= sent, "{all} told of {sent}");
+    // And counts on: nothing of what comes now finds it full, and all of it is told.
+    let (before, told_before) = (full(&agent)?, told(&agent)?);
+    let sent = flood_to(&lab, 30_000, 1_000, 0.1)?;
     since.agree(&lab, &agent)?;
     assert_eq!(full(&agent)?, before);
+    eventually("what came afterwards is told", || {
+        Ok(told(&agent)? - told_before >= sent)
+    })?;
+    assert_eq!(told(&agent)? - told_before, sent);
     Ok(())
 }
 
