@@ -108,6 +108,11 @@ impl Engine {
         self.pressure.told + lost >= (self.pressure.capacity / 8).max(1)
     }
 
+    /// Whether records wait in the kernel's table.
+    pub(super) fn is_behind(&self) -> bool {
+        self.pressure.waiting > 0
+    }
+
     /// Whether records wait in the kernel's table for room that there is now.
     pub(super) fn has_room_for_waiting(&self) -> bool {
         self.pressure.waiting > 0 && self.tracker.len() <= self.pressure.connections()

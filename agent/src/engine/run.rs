@@ -158,14 +158,19 @@ pub async fn run(
                 }
             }
             Turn::Update => {
-                engine.drain();
+                if !engine.is_behind() {
+                    engine.drain();
+                }
                 engine.opened();
                 engine.updates();
                 status.send_replace(Arc::new(engine.status(&drops)));
             }
             Turn::Drain => {
                 soon_at = None;
+                let start = Instant::now();
                 engine.drain();
+                // What takes long is done less often: what was found is told in between.
+                drain.reset_after(intervals.drain.max(start.elapsed() * 3));
                 engine.closed();
                 for flow in engine.dropped(&mut drops, false) {
                     outlet.emit(flow);

@@ -1,35 +1,33 @@
 //! The order in which the kernel's table gives its records: nearly the same each time, because
-//! they lie in the buckets of a hash. So the next record is looked for where it was the last time
-//! before it is looked up, which saves most of what an unchanged record costs.
+//! they lie in the buckets of a hash. So a reading goes along what the last one found, and a record
+//! that says the same as then costs nothing but the comparison: most do, on a node with many
+//! connections.
 
 use nodescope_ebpf::{HopKey, HopRecord};
 
-use super::store::{At, NONE, Store};
+use super::store::Store;
 use super::tracker::{News, Tracker};
 
-/// The hops in the order of the last reading, and of the one that is under way.
+/// What the last reading found, in its order, and the one that is under way.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    last: Vec<At>,
-    now: Vec<At>,
+    last: Vec<u64>,
+    now: Vec<u64>,
     at: usize,
 }
 
 impl Order {
-    fn find(&mut self, store: &Store, key: &HopKey) -> Option<At> {
-        /// Records that are gone since the last time, and are passed over.
-        const AHEAD: usize = 4;
+    /// Whether the last reading found this at this place, or a little later. Two records have the
+    /// same hash once in 2^64 times; then a change is seen with the next one.
+    fn has(&mut self, hash: u64) -> bool {
+        /// Records that changed or went since, and are passed over.
+        const AHEAD: usize = 8;
         let ahead = self.last.get(self.at..).unwrap_or_default().iter();
-        let mut ahead = ahead.take(AHEAD).copied();
-        let found = match ahead.position(|at| store.is_hop(at, key)) {
-            Some(skipped) => {
-                self.at += skipped + 1;
-                self.last.get(self.at - 1).copied()
-            }
-            None => store.hop(key),
-        };
-        self.now.push(found.unwrap_or(NONE));
-        found
+        let found = ahead.take(AHEAD).position(|one| *one == hash);
+        if let Some(skipped) = found {
+            self.at += skipped + 1;
+        }
+        found.is_some()
     }
 
     fn end(&mut self) {
@@ -42,11 +40,41 @@ impl Order {
     }
 }
 
+impl Store {
+    /// A hash of a record with its key, which no sender can choose.
+    fn hash_of(&self, key: &HopKey, record: &HopRecord) -> u64 {
+        let counters = (
+            record.ab.packets,
+            record.ab.bytes,
+            record.ba.packets,
+            record.ba.bytes,
+        );
+        let times = (record.first_ns, record.request_ns, record.answer_ns);
+        let bytes = [
+            record.ab_flags,
+            record.ba_flags,
+            record.nat,
+            record.ab_rst,
+            record.ba_rst,
+        ];
+        let rest = (bytes, record.incarnation, record.extra);
+        self.hasher.hash_one((key, counters, times, rest))
+    }
+}
+
 impl Tracker {
     /// As [`Tracker::news`], of the next record of a reading of the whole table.
     pub fn news_of_next(&mut self, key: &HopKey, record: &HopRecord) -> Option<News> {
-        let known = self.order.find(&self.store, key);
-        self.news_of(known, record)
+        let hash = self.store.hash_of(key, record);
+        let news = if self.order.has(hash) {
+            None
+        } else {
+            self.news(key, record)
+        };
+        // What has no place here yet is news the next time as well.
+        let is_new = news.is_some_and(|news| news.record);
+        self.order.now.push(if is_new { 0 } else { hash });
+        news
     }
 
     /// The reading is over; `whole` when it came to the end of the table.

@@ -204,6 +204,8 @@ fn hops(connection: &Connection, ordered: &[&HopState], interfaces: &Interfaces)
         });
     }
     insert_bridge(&mut hops, interfaces);
+    // Many records are kept for a while.
+    hops.shrink_to_fit();
     hops
 }
 

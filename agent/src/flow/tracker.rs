@@ -127,11 +127,7 @@ impl Tracker {
 
     /// What is new about a record since it was last seen; `None` when nothing is.
     pub fn news(&self, key: &HopKey, record: &HopRecord) -> Option<News> {
-        self.news_of(self.store.hop(key), record)
-    }
-
-    pub(super) fn news_of(&self, known: Option<At>, record: &HopRecord) -> Option<News> {
-        let Some(at) = known else {
+        let Some(at) = self.store.hop(key) else {
             return Some(News {
                 record: true,
                 nat: true,

@@ -19,16 +19,6 @@ impl Store {
         None
     }
 
-    /// Whether this is the hop that stands for a record.
-    pub(in crate::flow) fn is_hop(&self, at: At, key: &HopKey) -> bool {
-        self.hops.get(at as usize).is_some_and(|hop| {
-            hop.here
-                && hop.ifindex == key.ifindex
-                && hop.orientation == key.orientation
-                && self.names[hop.of as usize].conversation == Conversation::of_key(key)
-        })
-    }
-
     /// The hops of a connection.
     pub(in crate::flow) fn hops_of(&self, connection: At) -> impl Iterator<Item = (At, &Hop)> {
         let mut at = self.nodes[connection as usize].hops;

@@ -79,7 +79,7 @@ pub(super) struct Store {
     by_id: HashTable<At>,
     /// Places of names by conversation.
     by_conversation: HashTable<At>,
-    hasher: ahash::RandomState,
+    pub(super) hasher: ahash::RandomState,
     /// Hops that stand for a record of the kernel's table.
     pub(super) here: usize,
 }

@@ -8,7 +8,7 @@ use crate::flow::{Event, Flow};
 
 /// Connections kept: those of a busy node for some seconds, or of a quiet one for the whole
 /// window. Beyond it the oldest half goes.
-const CAPACITY: usize = 16_384;
+const CAPACITY: usize = 8192;
 
 /// A flow, and when it came by `CLOCK_MONOTONIC`: the time of day may jump.
 #[derive(Debug)]
