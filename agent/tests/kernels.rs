@@ -307,6 +307,54 @@ fn translations_come_by_netlink() -> Result<()> {
     agree(&records, lab.node(), &peers)
 }
 
+/// Datagrams to a port where nobody listens, on loopback: each is told, with the reason where the
+/// kernel has one.
+#[test]
+fn dropped_packets_are_counted() -> Result<()> {
+    const PACKETS: u64 = 7;
+    const PAYLOAD: &[u8] = b"nobody";
+    /// What an Ethernet interface counts of a datagram: its header, and those of IPv4 and UDP.
+    const HEADERS: u64 = 14 + 20 + 8;
+    if !is_root() {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let _inside = runtime.enter();
+    let mut drops = match loaded()?.drops() {
+        Ok(drops) => drops,
+        Err(why) => {
+            println!("skipped: {why}");
+            return Ok(());
+        }
+    };
+    let any = (Ipv4Addr::LOCALHOST, 0);
+    let closed = UdpSocket::bind(any)?.local_addr()?;
+    let sender = UdpSocket::bind(any)?;
+    for _ in 0..PACKETS {
+        sender.send_to(PAYLOAD, closed)?;
+    }
+    let start = std::time::Instant::now();
+    let (mut packets, mut bytes) = (0, 0);
+    while packets < PACKETS && start.elapsed() < PATIENCE {
+        for lost in drops.drain(false, 0)? {
+            if lost.key.destination_port == closed.port() {
+                if drops.has_reasons() {
+                    assert_eq!(drops.reason(lost.key.reason), "NO_SOCKET");
+                }
+                packets += lost.packets;
+                bytes += lost.bytes;
+            }
+        }
+    }
+    assert_eq!(
+        (packets, bytes),
+        (PACKETS, PACKETS * (HEADERS + PAYLOAD.len() as u64))
+    );
+    Ok(())
+}
+
 /// Keeps the calling thread on one CPU, so that it and another one there cannot run at once.
 fn stay_on_first_cpu() -> Result<()> {
     let allowed = rustix::thread::sched_getaffinity(None)?;

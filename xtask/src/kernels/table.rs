@@ -13,7 +13,7 @@ const BEGIN: &str = "<!-- kernels: written by `cargo xtask kernels --write` -->\
 const END: &str = "<!-- /kernels -->\n";
 
 /// Features and the tests that show each.
-const FEATURES: [(&str, &[&str]); 9] = [
+const FEATURES: [(&str, &[&str]); 10] = [
     (
         "programs load, within their budget",
         &["programs_stay_within_their_budget"],
@@ -40,6 +40,10 @@ const FEATURES: [(&str, &[&str]); 9] = [
     (
         "NAT by netlink, as conntrack has it",
         &["translations_come_by_netlink"],
+    ),
+    (
+        "dropped packets counted (reasons from 5.17 on)",
+        &["dropped_packets_are_counted"],
     ),
 ];
 
