@@ -66,14 +66,18 @@ pub enum Ignored {
     NotIp = 2,
     /// In a namespace that is neither the agent's nor behind an interface of it.
     Elsewhere = 3,
+    /// An echo reply for which there is no ping socket: a raw socket, as ping has it for root, was
+    /// given a copy before.
+    EchoReply = 4,
 }
 
 impl Ignored {
     /// How many there are.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 5;
 
     /// The words in metrics, in the order of their numbers.
-    pub const NAMES: [&'static str; 4] = ["consumed", "teardown", "not_ip", "elsewhere"];
+    pub const NAMES: [&'static str; 5] =
+        ["consumed", "teardown", "not_ip", "elsewhere", "echo_reply"];
 }
 
 /// Counters by reason for losses that found `DROPS` full; the last is for all reasons that have
@@ -144,4 +148,6 @@ pub struct DropOffsets {
     pub unspecified: u32,
     /// `SKB_DROP_REASON_QUEUE_PURGE`, or [`NO_REASON`].
     pub purged: u32,
+    /// `SKB_DROP_REASON_NO_SOCKET`, or [`NO_REASON`].
+    pub no_socket: u32,
 }

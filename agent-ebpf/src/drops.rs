@@ -14,7 +14,7 @@ use core::mem::MaybeUninit;
 use network_types::eth::EthHdr;
 use nodescope_ebpf::{
     drop::{DropKey, DropOffsets, DropRecord, Ignored, UNPLACED_REASONS},
-    packet::{Frame, Start, Whole, whole},
+    packet::{Echo, Frame, Start, Whole, whole},
 };
 
 use crate::{
@@ -97,10 +97,14 @@ fn account(skb: u64, location: u64, reason: u32) {
         ignore(Ignored::Teardown);
         return;
     }
-    let Some((segments, length)) = describe(skb, &offsets, &mut key) else {
+    let Some((segments, length, echo)) = describe(skb, &offsets, &mut key) else {
         ignore(Ignored::NotIp);
         return;
     };
+    if reason == offsets.no_socket && echo == Echo::Reply {
+        ignore(Ignored::EchoReply);
+        return;
+    }
     let Some(device) = place(skb, sock, &offsets, &mut key) else {
         ignore(Ignored::Elsewhere);
         return;
@@ -124,9 +128,10 @@ fn is_dead(sock: u64, offsets: &DropOffsets) -> bool {
     state != TIME_WAIT && state != NEW_SYN_RECV && flags & SOCK_DEAD != 0
 }
 
-/// The packet's tuple, into the key; gives the number of packets on the wire, and bytes.
+/// The packet's tuple, into the key; gives the number of packets on the wire, bytes, and whether
+/// it is an echo.
 #[inline(always)]
-fn describe(skb: u64, offsets: &DropOffsets, key: &mut DropKey) -> Option<(u32, u32)> {
+fn describe(skb: u64, offsets: &DropOffsets, key: &mut DropKey) -> Option<(u32, u32, Echo)> {
     let head: u64 = read(at(skb, offsets.skb_head));
     let data: u64 = read(at(skb, offsets.skb_data));
     let length: u32 = read(at(skb, offsets.skb_len));
@@ -155,7 +160,7 @@ fn describe(skb: u64, offsets: &DropOffsets, key: &mut DropKey) -> Option<(u32, 
     key.protocol = place.protocol;
     key.kind = place.kind as u8;
     let length = length.wrapping_add(EthHdr::LEN as u32);
-    Some((segments, length))
+    Some((segments, length, place.echo))
 }
 
 /// The bytes of a packet from its IP header on.

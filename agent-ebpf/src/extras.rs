@@ -9,6 +9,7 @@ use nodescope_ebpf::{
 };
 
 use crate::{
+    careful::{copy, either},
     frame::Copied,
     hops::{Skb, atomic_add},
     maps::{BLANK, EXTRA, LOST, RARE},
@@ -80,15 +81,20 @@ pub unsafe fn note(key: &HopKey, record: *mut HopRecord, note: u32, forward: u32
             (*extra).fragments = [0; 2];
             (*extra).zero_windows = [0; 2];
         } else {
-            let counters = if note == Note::Fragment as u32 {
-                &raw mut (*extra).fragments
+            let [fragments, zero_windows] =
+                [&raw mut (*extra).fragments, &raw mut (*extra).zero_windows];
+            let counter: *mut u64 = if note == Note::Fragment as u32 {
+                either!(
+                    forward != 0,
+                    &raw mut (*fragments)[0],
+                    &raw mut (*fragments)[1]
+                )
             } else {
-                &raw mut (*extra).zero_windows
-            };
-            let counter: *mut u64 = if forward != 0 {
-                &raw mut (*counters)[0]
-            } else {
-                &raw mut (*counters)[1]
+                either!(
+                    forward != 0,
+                    &raw mut (*zero_windows)[0],
+                    &raw mut (*zero_windows)[1]
+                )
             };
             atomic_add(counter, 1);
         }
@@ -111,14 +117,17 @@ pub unsafe fn error(ctx: &TcContext, record: *mut HopRecord, forward: u32) {
         let Some(extra) = entry(&(*rare).key) else {
             return;
         };
-        let counter = if forward != 0 {
-            &raw mut (*extra).errors[0]
-        } else {
+        let counter = either!(
+            forward != 0,
+            &raw mut (*extra).errors[0],
             &raw mut (*extra).errors[1]
-        };
+        );
         atomic_add(&raw mut (*counter).packets, 1);
         atomic_add(&raw mut (*counter).bytes, u64::from(Skb::of(ctx).length));
-        (*extra).error_from = (*rare).whole.packet.source;
+        copy(
+            &raw mut (*extra).error_from,
+            &raw const (*rare).whole.packet.source,
+        );
         (*extra).error_type = (*rare).whole.icmp_type;
         (*extra).error_code = (*rare).whole.icmp_code;
         changed(record);
@@ -143,12 +152,16 @@ pub unsafe fn describe(ctx: &TcContext, record: *mut HopRecord) {
         };
         let outer = &raw const (*outer).whole;
         let skb = ctx.skb.skb;
-        (*extra).tags = if (*skb).vlan_present != 0 {
-            // The outer tag is not in the frame any more, or not yet.
-            [TAG | (*skb).vlan_tci as u16 & 0x0fff, (*outer).tags[0]]
+        // The outer tag may be in the frame no more, or not yet.
+        let apart = (*skb).vlan_present != 0;
+        let tags = &raw const (*outer).tags;
+        let last = *either!(apart, &raw const (*tags)[0], &raw const (*tags)[1]);
+        let first = if apart {
+            TAG | (*skb).vlan_tci as u16 & 0x0fff
         } else {
-            (*outer).tags
+            (*tags)[0]
         };
+        (*extra).tags = [first, last];
         let port = (*outer).packet.destination_port;
         if (*outer).packet.protocol == protocol::UDP
             && is_tunnel(port)
@@ -162,8 +175,11 @@ pub unsafe fn describe(ctx: &TcContext, record: *mut HopRecord) {
             };
             if rare::read(ctx, 1, tunnel.at as u32, start) == 0 {
                 let inner = &raw const (*inner).whole.packet;
-                (*extra).inner.source = (*inner).source;
-                (*extra).inner.destination = (*inner).destination;
+                copy(&raw mut (*extra).inner.source, &raw const (*inner).source);
+                copy(
+                    &raw mut (*extra).inner.destination,
+                    &raw const (*inner).destination,
+                );
                 (*extra).inner.source_port = (*inner).source_port;
                 (*extra).inner.destination_port = (*inner).destination_port;
                 (*extra).inner_protocol = (*inner).protocol;

@@ -6,7 +6,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use nodescope_ebpf::packet::Frame;
 
-use crate::load::load;
+use crate::CAREFUL;
 
 /// The bytes of an skb.
 pub struct Bytes<'a> {
@@ -35,6 +35,9 @@ impl Frame for Bytes<'_> {
             data: self.data,
             end: self.end,
         };
+        if CAREFUL {
+            return Copied(self.ctx).read(at);
+        }
         match head.read(at) {
             Some(value) => Some(value),
             None => Copied(self.ctx).read(at),
@@ -67,7 +70,7 @@ impl Frame for Head {
             return None;
         }
         // SAFETY: the bounds check above is the one that the verifier asks for.
-        Some(unsafe { load(start) })
+        Some(unsafe { (start as *const T).read_unaligned() })
     }
 }
 

@@ -11,6 +11,8 @@ use nodescope_ebpf::{
 };
 
 use crate::{
+    CAREFUL,
+    careful::either,
     events::tell,
     frame::Head,
     maps::{HOPS, PORT_SLOTS, PORTS, SCRATCH, UNATTRIBUTED, UNPLACED, scratch_of},
@@ -102,6 +104,9 @@ fn is_bridged(ctx: &TcContext, ifindex: u32) -> bool {
 /// Adds a frame to its record.
 #[inline(always)]
 fn attribute<const EGRESS: bool>(ctx: &TcContext, skb: Skb) -> Result<(), Reason> {
+    if CAREFUL {
+        return rare::attribute(ctx, EGRESS);
+    }
     let (length, offloaded) = (skb.length as usize, skb.offloaded());
     let Some(packet) = plain(&Head::of(ctx), length, offloaded, skb.ifindex, EGRESS) else {
         return rare::attribute(ctx, EGRESS);
@@ -179,11 +184,7 @@ extern "C" fn open_record(how: u32, packets: u32, bytes: u32) -> u32 {
     let made = unsafe {
         let fresh = &raw mut (*scratch).fresh;
         fresh.write_bytes(0, 1);
-        let counter = if how & 2 != 0 {
-            &raw mut (*fresh).ab
-        } else {
-            &raw mut (*fresh).ba
-        };
+        let counter = either!(how & 2 != 0, &raw mut (*fresh).ab, &raw mut (*fresh).ba);
         (*counter).packets = u64::from(packets);
         (*counter).bytes = u64::from(bytes);
         (*fresh).first_ns = bpf_ktime_get_ns();
@@ -213,11 +214,7 @@ pub fn offload(ctx: &TcContext, skb: Skb, egress: bool) {
 pub unsafe fn add(record: *mut HopRecord, forward: bool, skb: Skb) {
     // SAFETY: the caller's promise; fields that several CPUs add to are added to atomically.
     unsafe {
-        let counter = if forward {
-            &raw mut (*record).ab
-        } else {
-            &raw mut (*record).ba
-        };
+        let counter = either!(forward, &raw mut (*record).ab, &raw mut (*record).ba);
         atomic_add(&raw mut (*counter).packets, u64::from(skb.packets()));
         atomic_add(&raw mut (*counter).bytes, u64::from(skb.length));
     }
@@ -237,11 +234,11 @@ pub unsafe fn follow(key: &HopKey, record: *mut HopRecord, forward: bool, flags:
     // SAFETY: the caller's promise; the bytes are each written whole, and a later packet corrects
     // what two CPUs wrote at once.
     unsafe {
-        let seen = if forward {
-            &raw const (*record).ab_flags
-        } else {
+        let seen = either!(
+            forward,
+            &raw const (*record).ab_flags,
             &raw const (*record).ba_flags
-        };
+        );
         // What is no flag of the header was never seen.
         if flags & (!u16::from(*seen) | TURN) != 0 {
             tcp::turn(key, record, u32::from(forward), u32::from(flags));
@@ -284,12 +281,24 @@ pub fn unattributed(ctx: &TcContext, hook: u64, packets: u32, bytes: u32) {
     };
     let mut counter = UNATTRIBUTED.get_ptr_mut(key);
     if counter.is_none() {
-        debug!(
-            ctx,
-            "interface {}: first packet in no record, reason {}", key.ifindex, reason
-        );
-        // Another CPU may have been first, which is as good.
-        let _ = UNATTRIBUTED.insert(key, Counter::default(), u64::from(BPF_NOEXIST));
+        if !CAREFUL {
+            debug!(
+                ctx,
+                "interface {}: first packet in no record, reason {}", key.ifindex, reason
+            );
+        }
+        let first = Counter {
+            packets: u64::from(packets),
+            bytes: u64::from(bytes),
+        };
+        // Of this CPU; the others' are zero.
+        if UNATTRIBUTED
+            .insert(key, first, u64::from(BPF_NOEXIST))
+            .is_ok()
+        {
+            return;
+        }
+        // Another CPU was first, or there is no room.
         counter = UNATTRIBUTED.get_ptr_mut(key);
     }
     if let Some(counter) = counter.or_else(|| UNPLACED.get_ptr_mut(u32::from(reason))) {

@@ -14,12 +14,12 @@
     reason = "by value a key would be copied, on a stack of 512 bytes"
 )]
 
+mod careful;
 mod drops;
 mod events;
 mod extras;
 mod frame;
 mod hops;
-mod load;
 mod maps;
 mod nat;
 mod offload;
@@ -34,6 +34,10 @@ use aya_ebpf::{
     macros::{classifier, raw_tracepoint},
     programs::{RawTracePointContext, TcContext},
 };
+
+/// Whether these are the programs for an agent without CAP_PERFMON, which read every packet by
+/// helpers and no translation.
+const CAREFUL: bool = cfg!(feature = "careful");
 
 /// Packets that a pod sends, or that any port of a bridge receives.
 #[classifier]

@@ -1,6 +1,6 @@
 //! The maps, by the names under which the agent finds them.
 
-use crate::nat::KernelTupleHash;
+use crate::{careful::copy, nat::KernelTupleHash};
 use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
@@ -84,7 +84,7 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 pub fn scratch_of(key: &HopKey) -> Option<*mut Scratch> {
     let scratch = SCRATCH.get_ptr_mut(0)?;
     // SAFETY: this CPU's element, which nothing else uses while this program runs.
-    unsafe { (*scratch).key = *key };
+    unsafe { copy(&raw mut (*scratch).key, key) };
     Some(scratch)
 }
 
@@ -198,4 +198,5 @@ pub static DROP_OFFSETS: Global<DropOffsets> = Global::new(DropOffsets {
     not_dropped: 0,
     unspecified: 0,
     purged: 0,
+    no_socket: 0,
 });

@@ -14,6 +14,7 @@ use aya_log_ebpf::debug;
 use nodescope_ebpf::{Address, EventKind, HopKey, HopRecord, Kind, NatState, NatTuple, mapped};
 
 use crate::{
+    CAREFUL,
     events::tell,
     maps::{NAT, OFFSETS, SCRATCH, scratch_of},
 };
@@ -74,7 +75,7 @@ unsafe fn read<T: Copy>(to: *mut T, from: u64) -> bool {
 /// `record` points into the map.
 #[inline(never)]
 pub unsafe fn resolve(ctx: &TcContext, key: &HopKey, record: *mut HopRecord, forward: u32) {
-    if OFFSETS.load().enabled == 0 || key.kind == Kind::IcmpMessage as u8 {
+    if CAREFUL || OFFSETS.load().enabled == 0 || key.kind == Kind::IcmpMessage as u8 {
         return;
     }
     if scratch_of(key).is_none() {

@@ -23,6 +23,7 @@ use nodescope_ebpf::{
 };
 
 use crate::{
+    careful::copy,
     frame::Bytes,
     maps::{LOST, PAYLOAD, PROBE_PORTS, SCRATCH, scratch_of},
 };
@@ -126,7 +127,7 @@ extern "C" fn send_head(skb: *mut __sk_buff, forward: u32) -> u32 {
     // writes at most HEAD bytes.
     let failed = unsafe {
         (*event).time_ns = bpf_ktime_get_ns();
-        (*event).key = *key;
+        copy(&raw mut (*event).key, key);
         (*event).sequence = place.sequence;
         (*event).length = place.length;
         (*event).captured = last as u16 + 1;

@@ -4,6 +4,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use nodescope_ebpf::{EventKind, HopKey, HopRecord, NatState, packet::tcp_flag};
 
 use crate::{
+    careful::either,
     events::tell,
     extras::{self, Note},
     payload,
@@ -61,19 +62,21 @@ pub unsafe fn turn(key: &HopKey, record: *mut HopRecord, forward: u32, flags: u3
         }
         let ending = flags & (tcp_flag::FIN | tcp_flag::RST) != 0;
         if ending {
-            let (fin, rst, other) = if forward {
-                (
-                    &raw mut (*record).ab_fin,
-                    &raw mut (*record).ab_rst,
-                    (*record).ba_rst,
-                )
-            } else {
-                (
-                    &raw mut (*record).ba_fin,
-                    &raw mut (*record).ba_rst,
-                    (*record).ab_rst,
-                )
-            };
+            let fin = either!(
+                forward,
+                &raw mut (*record).ab_fin,
+                &raw mut (*record).ba_fin
+            );
+            let rst = either!(
+                forward,
+                &raw mut (*record).ab_rst,
+                &raw mut (*record).ba_rst
+            );
+            let other = *either!(
+                forward,
+                &raw const (*record).ba_rst,
+                &raw const (*record).ab_rst
+            );
             let known = *fin | *rst;
             if flags & tcp_flag::FIN != 0 {
                 *fin = 1;
@@ -85,11 +88,11 @@ pub unsafe fn turn(key: &HopKey, record: *mut HopRecord, forward: u32, flags: u3
                 tell(key, EventKind::Ending);
             }
         }
-        let seen = if forward {
-            &raw mut (*record).ab_flags
-        } else {
+        let seen = either!(
+            forward,
+            &raw mut (*record).ab_flags,
             &raw mut (*record).ba_flags
-        };
+        );
         *seen |= flags;
     }
 }

@@ -1,5 +1,5 @@
-//! Compiles agent-ebpf and leaves the object as `$OUT_DIR/nodescope-ebpf.o`, where the datapath
-//! room embeds it from.
+//! Compiles agent-ebpf and leaves the objects as `$OUT_DIR/nodescope-ebpf.o`, and `careful.o` for an
+//! agent without CAP_PERFMON, where the datapath room embeds them from.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,9 @@ use crate::toolchain::{Toolchain, target_args};
 
 /// Package and binary name of the kernel side.
 const NAME: &str = "nodescope-ebpf";
+
+/// Objects and the features that make them.
+const OBJECTS: [(&str, &str); 2] = [("nodescope-ebpf.o", "bpf"), ("careful.o", "careful")];
 
 /// Compiles the object and tells cargo when to do so again.
 pub fn compile() -> anyhow::Result<()> {
@@ -32,38 +35,31 @@ pub fn compile() -> anyhow::Result<()> {
     let target = target_args(&endian);
     // A target directory of its own: cargo holds the lock of the outer one while we run.
     let target_dir = out.join("bpf");
-    let output = toolchain
-        .cargo(&variable("CARGO_CFG_TARGET_ARCH")?)
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "--package",
-            NAME,
-            "--bin",
-            NAME,
-        ])
-        .args(["--features", "bpf"])
-        .args(target)
-        .arg("--manifest-path")
-        .arg(source.join("Cargo.toml"))
-        .arg("--target-dir")
-        .arg(&target_dir)
-        .output()
-        .with_context(|| format!("cannot run cargo of {}", toolchain.prefix.display()))?;
-    if !output.status.success() {
-        bail!(
-            "agent-ebpf does not compile with the Rust in {} and {}:\n{}",
-            toolchain.prefix.display(),
-            toolchain.linker.display(),
-            String::from_utf8_lossy(&output.stderr),
-        );
+    for (object, features) in OBJECTS {
+        let output = toolchain
+            .cargo(&variable("CARGO_CFG_TARGET_ARCH")?)
+            .args(["build", "--release", "--locked"])
+            .args(["--package", NAME, "--bin", NAME, "--features", features])
+            .args(target)
+            .arg("--manifest-path")
+            .arg(source.join("Cargo.toml"))
+            .arg("--target-dir")
+            .arg(&target_dir)
+            .output()
+            .with_context(|| format!("cannot run cargo of {}", toolchain.prefix.display()))?;
+        if !output.status.success() {
+            bail!(
+                "agent-ebpf does not compile with the Rust in {} and {}:\n{}",
+                toolchain.prefix.display(),
+                toolchain.linker.display(),
+                String::from_utf8_lossy(&output.stderr),
+            );
+        }
+        let built = target_dir.join(target[1]).join("release").join(NAME);
+        let copy = out.join(object);
+        std::fs::copy(&built, &copy)
+            .with_context(|| format!("cannot copy {} to {}", built.display(), copy.display()))?;
     }
-
-    let object = target_dir.join(target[1]).join("release").join(NAME);
-    let copy = out.join(format!("{NAME}.o"));
-    std::fs::copy(&object, &copy)
-        .with_context(|| format!("cannot copy {} to {}", object.display(), copy.display()))?;
     Ok(())
 }
 

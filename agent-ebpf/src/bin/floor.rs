@@ -3,8 +3,6 @@
 
 #![no_std]
 #![no_main]
-// Inline assembly for this target, for loads of whole words.
-#![feature(asm_experimental_arch)]
 #![allow(
     missing_docs,
     reason = "entry points are documented here, maps where they are made"
@@ -23,11 +21,7 @@ use aya_ebpf::{
 use network_types::{eth::EthHdr, ip::Ipv4Hdr};
 use nodescope_ebpf::{Counter, HopKey, mapped};
 
-#[path = "../load.rs"]
-mod load;
-use load::load;
-
-/// As large as the agent's table at its defaults; preallocated, for that costs a new flow least.
+/// As large as the agent's table at its defaults, and preallocated as it is.
 #[map]
 pub static FLOWS: HashMap<HopKey, Counter> = HashMap::with_max_entries(262_144, 0);
 
@@ -112,7 +106,7 @@ fn read<T: Copy>(ctx: &TcContext, at: usize) -> Option<T> {
     let start = ctx.data() + at;
     (start + size_of::<T>() <= ctx.data_end())
         // SAFETY: the bounds check is the one that the verifier asks for.
-        .then(|| unsafe { load(start) })
+        .then(|| unsafe { (start as *const T).read_unaligned() })
 }
 
 #[panic_handler]

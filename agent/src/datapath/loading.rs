@@ -40,7 +40,8 @@ pub(super) fn refused(error: &aya::programs::ProgramError) -> Error {
     /// Lines of the verifier's log that tell why; before them is the way that led there.
     const LAST: usize = 6;
     if !capability::may_read_kernel() {
-        let why = "CAP_PERFMON is missing, without which the verifier takes no such program";
+        let why =
+            "CAP_PERFMON is missing, without which this kernel's verifier takes no such program";
         return Error::Load(why.to_owned());
     }
     let text = chain(error);

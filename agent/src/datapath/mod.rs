@@ -59,6 +59,8 @@ pub struct Settings {
 pub const HOPS_PER_CONNECTION: u32 = 12;
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nodescope-ebpf.o"));
+/// The same for an agent without CAP_PERFMON.
+const CAREFUL: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/careful.o"));
 const PROGRAMS: [&str; 4] = ["port_ingress", "host_ingress", "port_egress", "host_egress"];
 const HOPS: &str = "HOPS";
 const NAT: &str = "NAT";
@@ -119,6 +121,15 @@ impl Datapath {
         );
         let capacity = settings.max_connections.saturating_mul(HOPS_PER_CONNECTION);
         let drop_offsets = drops.offsets();
+        let object = if capability::may_read_kernel() {
+            OBJECT
+        } else {
+            tracing::warn!(
+                "without CAP_PERFMON packets are read by helpers, which takes longer, and the \
+                 kernel side has no log"
+            );
+            CAREFUL
+        };
         let mut ebpf = aya::EbpfLoader::new()
             // Without relocations against the kernel's types its BTF need not be parsed.
             .btf(None)
@@ -130,7 +141,7 @@ impl Datapath {
             .map_max_entries(HOPS, capacity)
             .map_max_entries(NAT, capacity / 2)
             .map_max_entries(EXTRA, (capacity / 8).max(1024))
-            .load(OBJECT)
+            .load(object)
             .map_err(|error| Error::Load(chain(&error)))?;
         for name in PROGRAMS {
             let program: &mut SchedClassifier = ebpf

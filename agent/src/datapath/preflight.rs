@@ -32,7 +32,7 @@ const CAPABILITIES: [(&str, u32, &str); 3] = [
     (
         "CAP_PERFMON",
         capability::PERFMON,
-        "read translations from the kernel's memory",
+        "read the kernel's memory",
     ),
     (
         "CAP_NET_ADMIN",
@@ -116,6 +116,14 @@ fn capabilities() -> Vec<PreflightItem> {
                         format!("CAP_SYS_ADMIN stands for it: {purpose}"),
                     )
                 }
+                Some(_) if *bit == capability::PERFMON => (
+                    Verdict::Unknown,
+                    format!(
+                        "missing, needed to {purpose}: the agent does without, slower, takes \
+                         translations from conntrack's events, and sees neither drops nor \
+                         retransmissions"
+                    ),
+                ),
                 Some(_) => (
                     Verdict::Fail,
                     format!(

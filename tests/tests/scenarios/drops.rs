@@ -39,6 +39,10 @@ fn reason(record: &Record) -> &str {
 /// Reasons that name no loss. Others may come up on a machine under load: a packet sent again
 /// because its acknowledgement was late is dropped at the receiver, and rightly told.
 fn is_noise(record: &Record) -> bool {
+    // The kernel has an echo reply left over when it has given ping's raw socket a copy.
+    if reason(record) == "NO_SOCKET" && record.flow("/l4/ICMPv4").is_object() {
+        return true;
+    }
     [
         "QUEUE_PURGE",
         "NOT_SPECIFIED",

@@ -70,6 +70,7 @@ impl Btf {
             consumed: number("CONSUMED"),
             not_dropped: number("NOT_DROPPED_YET"),
             purged: number("QUEUE_PURGE"),
+            no_socket: number("NO_SOCKET"),
             unspecified: if reasons.is_empty() {
                 0
             } else {
