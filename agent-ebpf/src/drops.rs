@@ -13,13 +13,16 @@ use aya_ebpf::{
 use core::mem::MaybeUninit;
 use network_types::eth::EthHdr;
 use nodescope_ebpf::{
-    drop::{DropKey, DropOffsets, DropRecord, Ignored, UNPLACED_REASONS},
+    drop::{DropKey, DropOffsets, Ignored, UNPLACED_REASONS},
     packet::{Echo, Frame, Start, Whole, whole},
 };
 
 use crate::{
     hops::atomic_add,
-    maps::{DROP_EVENTS, DROP_NETNS, DROP_OFFSETS, DROPS, DROPS_IGNORED, DROPS_UNPLACED},
+    maps::{
+        DROP_EVENTS, DROP_NETNS, DROP_OFFSETS, DROP_ROOM, DROPS, DROPS_IGNORED, DROPS_UNPLACED,
+        DropRoom,
+    },
 };
 
 /// Kernels from 5.17 on say why.
@@ -82,12 +85,30 @@ const FIRST_INODE: u32 = 0xe000_0000;
 
 #[inline(always)]
 fn account(skb: u64, location: u64, reason: u32) {
+    let Some(first) = DROP_ROOM.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: this CPU's element; who interrupts leaves the depth as it was.
+    unsafe {
+        let depth = (*first).depth;
+        (*first).depth = depth + 1;
+        if let Some(room) = DROP_ROOM.get_ptr_mut(depth) {
+            tell(skb, location, reason, &mut *room);
+        }
+        (*first).depth = depth;
+    }
+}
+
+/// As [`account`]; what is large is in `room`, for the stack has none.
+#[inline(always)]
+fn tell(skb: u64, location: u64, reason: u32, room: &mut DropRoom) {
     let offsets = DROP_OFFSETS.load();
     if reason == offsets.consumed || reason == offsets.not_dropped {
         ignore(Ignored::Consumed);
         return;
     }
-    let mut key = DropKey {
+    let key = &mut room.key;
+    *key = DropKey {
         reason,
         ..DropKey::default()
     };
@@ -97,7 +118,7 @@ fn account(skb: u64, location: u64, reason: u32) {
         ignore(Ignored::Teardown);
         return;
     }
-    let Some((segments, length, echo)) = describe(skb, &offsets, &mut key) else {
+    let Some((segments, length, echo)) = describe(skb, &offsets, key, &mut room.whole) else {
         ignore(Ignored::NotIp);
         return;
     };
@@ -105,12 +126,12 @@ fn account(skb: u64, location: u64, reason: u32) {
         ignore(Ignored::EchoReply);
         return;
     }
-    let Some(device) = place(skb, sock, &offsets, &mut key) else {
+    let Some(device) = place(skb, sock, &offsets, key) else {
         ignore(Ignored::Elsewhere);
         return;
     };
     count(
-        &key,
+        room,
         location,
         at(device, offsets.dev_name),
         segments,
@@ -131,7 +152,12 @@ fn is_dead(sock: u64, offsets: &DropOffsets) -> bool {
 /// The packet's tuple, into the key; gives the number of packets on the wire, bytes, and whether
 /// it is an echo.
 #[inline(always)]
-fn describe(skb: u64, offsets: &DropOffsets, key: &mut DropKey) -> Option<(u32, u32, Echo)> {
+fn describe(
+    skb: u64,
+    offsets: &DropOffsets,
+    key: &mut DropKey,
+    found: &mut Whole,
+) -> Option<(u32, u32, Echo)> {
     let head: u64 = read(at(skb, offsets.skb_head));
     let data: u64 = read(at(skb, offsets.skb_data));
     let length: u32 = read(at(skb, offsets.skb_len));
@@ -149,9 +175,8 @@ fn describe(skb: u64, offsets: &DropOffsets, key: &mut DropKey) -> Option<(u32, 
         linear: u64::from(length.wrapping_sub(paged)),
     };
     let kind: u16 = read(at(skb, offsets.skb_protocol));
-    let mut found = Whole::EMPTY;
     let start = Start::Network(u16::from_be(kind));
-    whole(&packet, 0, start, length as usize, segments > 1, &mut found).ok()?;
+    whole(&packet, 0, start, length as usize, segments > 1, found).ok()?;
     let place = &found.packet;
     key.source = place.source;
     key.destination = place.destination;
@@ -274,27 +299,28 @@ fn host_side(device: u64, netns: u32, offsets: &DropOffsets) -> Option<u32> {
 
 /// Adds to the record of this kind of loss.
 #[inline(never)]
-fn count(key: &DropKey, location: u64, name: u64, segments: u32, length: u32) {
+fn count(room: &mut DropRoom, location: u64, name: u64, segments: u32, length: u32) {
+    let DropRoom { key, fresh, .. } = room;
     // SAFETY: a plain helper call.
     let now = unsafe { bpf_ktime_get_ns() };
-    let mut record = DROPS.get_ptr_mut(key);
+    let mut record = DROPS.get_ptr_mut(&*key);
     if record.is_none() {
-        let fresh = DropRecord {
-            first_ns: now,
-            location,
-            interface: if key.ifindex == 0 {
-                [0; 16]
-            } else {
-                read(name)
-            },
-            ..DropRecord::default()
+        fresh.packets = 0;
+        fresh.bytes = 0;
+        fresh.first_ns = now;
+        fresh.last_ns = now;
+        fresh.location = location;
+        fresh.interface = if key.ifindex == 0 {
+            [0; 16]
+        } else {
+            read(name)
         };
         // A failure is a full table, or another CPU that was first and woke the agent.
-        if DROPS.insert(key, &fresh, u64::from(BPF_NOEXIST)).is_ok() {
+        if DROPS.insert(&*key, &*fresh, u64::from(BPF_NOEXIST)).is_ok() {
             // A full ring has woken the agent already.
             let _ = DROP_EVENTS.output::<u64>(now, 0);
         }
-        record = DROPS.get_ptr_mut(key);
+        record = DROPS.get_ptr_mut(&*key);
     }
     // SAFETY: elements of maps stay valid for this run; sums are atomic, and of two times that
     // two CPUs write either is as good; the arrays are per CPU.

@@ -163,6 +163,27 @@ pub static DROPS_IGNORED: PerCpuArray<u64> = PerCpuArray::with_max_entries(Ignor
 #[map]
 pub static DROP_NETNS: LruHashMap<u32, u32> = LruHashMap::with_max_entries(1024, 0);
 
+/// Room for a packet that died while it is read, by depth: kernels before 5.12 let a program of a
+/// tracepoint interrupt itself.
+#[map]
+pub static DROP_ROOM: PerCpuArray<DropRoom> = PerCpuArray::with_max_entries(DROP_DEPTHS, 0);
+
+/// A process, a softirq, an interrupt: more cannot be at work on one CPU.
+pub const DROP_DEPTHS: u32 = 3;
+
+/// See [`DROP_ROOM`].
+#[repr(C)]
+pub struct DropRoom {
+    /// The packet.
+    pub whole: Whole,
+    /// Which loss it is.
+    pub key: DropKey,
+    /// A record of it to be.
+    pub fresh: DropRecord,
+    /// How many are at work; counts in the first element only.
+    pub depth: u32,
+}
+
 /// Wakes the agent when a new kind of loss began; what it is, `DROPS` tells.
 #[map]
 pub static DROP_EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
