@@ -9,7 +9,7 @@
 /// One can be read and the other written, and they do not overlap.
 #[inline(always)]
 pub unsafe fn copy<T: Copy>(to: *mut T, from: *const T) {
-    const { assert!(size_of::<T>() % 4 == 0 && align_of::<T>() >= 4) };
+    const { assert!(size_of::<T>().is_multiple_of(4) && align_of::<T>() >= 4) };
     // SAFETY: the caller's promise.
     unsafe {
         if !cfg!(feature = "careful") {
