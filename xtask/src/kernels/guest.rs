@@ -182,6 +182,7 @@ mod tests {
         verified: port_egress untold\r\n\
         exit: datapath 0\r\n\
         exit: kernels 0\r\n\
+        exit: interfaces 0\r\n\
         over\r\n";
 
     #[test]

@@ -120,8 +120,9 @@ pub fn outcome(seen: &Seen<'_>) -> Option<Outcome> {
         return (seen.handler.is_some() || over || ended(seen.tcp))
             .then(|| Outcome::new(Success, ProbeStatus::Connected, seen.tcp.handshake_rtt));
     }
-    if *seen.request == Request::None || seen.tcp.reply_flags == 0 {
-        // Something was asked that was not captured.
+    if *seen.request == Request::None || seen.tcp.reply_flags & tcp_flag::SYN == 0 {
+        // Something was asked that was not captured; or the far end's first packet was not seen,
+        // so that more of what it sent may not have been: the hooks came in the middle.
         return over.then(|| Outcome::new(Unknown, ProbeStatus::Unreadable, None));
     }
     if seen.tcp.reply_flags & tcp_flag::RST != 0 {

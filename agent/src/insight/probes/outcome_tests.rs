@@ -163,3 +163,15 @@ fn grpc_answers() {
     one.answer = Answer::Grpc("NOT_SERVING");
     assert_eq!(said(&one).map(|said| said.0), Some(ProbeResult::Failure));
 }
+
+/// The hooks came between the far end's SYN and its FIN: its answer may have passed before them.
+#[test]
+fn an_answer_that_may_have_been_missed() {
+    let mut one = case(tcp(TcpState::Closed, SYN | ACK | FIN, ACK | FIN));
+    one.request = get();
+    one.closed = true;
+    assert_eq!(
+        said(&one),
+        Some((ProbeResult::Unknown, ProbeStatus::Unreadable, true))
+    );
+}
