@@ -88,15 +88,19 @@ fn tags_on_the_way_out_jumbo_frames_and_headers_in_pages() -> Result<()> {
 /// the same length: at both pods' interfaces, with the bridge between them.
 fn check(agent: &Agent, hosts: [&str; 2], port: u16, length: usize, answers: u64) -> Result<()> {
     let what = format!("the datagrams from port {port}");
+    let length = length as u64;
+    let sent = (TIMES, TIMES * length);
+    let answered = (answers, answers * length);
+    let at = |record: &Record, host: &str| record.hop(host).ok().and_then(|hop| hop.both_ways());
+    // The hooks are read one after the other: an earlier record has less of the later ones.
     let record = one(agent, &what, |record| {
         from_port(port)(record)
             && number(record.ext("/forward/packets_total")) == Some(TIMES)
             && number(record.ext("/reply/packets_total")) == Some(answers)
             && record.path() == [hosts[0], "cbr0", hosts[1]]
+            && at(record, hosts[0]) == Some([sent, answered])
+            && at(record, hosts[1]) == Some([answered, sent])
     })?;
-    let length = length as u64;
-    let sent = (TIMES, TIMES * length);
-    let answered = (answers, answers * length);
     let near = record.hop(hosts[0])?;
     assert_eq!(near.both_ways(), Some([sent, answered]), "{what}");
     let far = record.hop(hosts[1])?;
