@@ -227,8 +227,8 @@ fn retransmissions_are_those_that_the_senders_counted() -> Result<()> {
             sum(&record, "/tcp/retransmitted/reply"),
         );
         let metric = two.total("nodescope_tcp_retransmits_total")? - metric_before;
-        // The kernel passes over a program of a tracepoint that would interrupt itself, on the CPU
-        // on which both sockets send: that is one segment less at the most.
+        // Seen once: 50 of 51, and why is not known. Perhaps the kernel passed over the tracepoint's
+        // program, as it does with one that would interrupt itself.
         let agree = |ours: u64, counted: u64| ours <= counted && counted - ours <= 1;
         anyhow::ensure!(
             agree(ours.0, counted.0)
