@@ -318,6 +318,7 @@ fn metric_options(config: &Config) -> Options {
     Options {
         labels: FlowLabels::new(config.metrics_labels.iter().map(label)),
         max_series: usize::try_from(config.metrics_max_series).unwrap_or(usize::MAX),
+        expiry: config.metrics_expiry,
     }
 }
 

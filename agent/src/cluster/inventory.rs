@@ -172,6 +172,11 @@ impl Inventory {
         self.addresses.held().filter(move |pod| pod.node == node)
     }
 
+    /// Pods with an address of their own now, once for each.
+    pub fn pods(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.addresses.held()
+    }
+
     /// Addresses that pods have now.
     pub fn pod_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.addresses.in_use()

@@ -195,6 +195,10 @@ pub struct AgentArgs {
           value_parser = RangedU64ValueParser::<u32>::new().range(1..))]
     pub metrics_max_series: Option<u32>,
 
+    /// Time that a series stays after what it names is gone [default: 10m]
+    #[arg(long, value_name = "TIME", env = "NODESCOPE_METRICS_EXPIRY")]
+    pub metrics_expiry: Option<Interval>,
+
     /// Form of the agent's own log, on standard error [default: text]
     #[arg(long, value_enum, value_name = "FORMAT", env = "NODESCOPE_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -222,7 +226,7 @@ impl AgentArgs {
             tls_client_ca, insecure_listen, flow_log, flow_log_max_size, flow_log_max_files,
             flow_log_include, flow_log_exclude, nat_source, capture_dns, probe_sources, pod_cidr,
             node_cidr, service_cidr, non_masquerade_cidr, metrics_labels, metrics_max_series,
-            log_format, log_level,
+            metrics_expiry, log_format, log_level,
         )
     }
 }

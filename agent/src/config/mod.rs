@@ -36,6 +36,7 @@ const DEFAULT_IDLE_OTHER: Duration = Duration::from_secs(60);
 const DEFAULT_LOG_SIZE: u64 = 100 * 1024 * 1024;
 const DEFAULT_LOG_FILES: u32 = 5;
 const DEFAULT_SERIES: u32 = 10_000;
+const DEFAULT_EXPIRY: Duration = Duration::from_secs(600);
 
 /// Where a pod's own credentials for the API are (Kubernetes documentation, "Accessing the
 /// Kubernetes API from a Pod").
@@ -164,6 +165,9 @@ impl Config {
             },
             metrics_labels: labels(args.metrics_labels),
             metrics_max_series: args.metrics_max_series.unwrap_or(DEFAULT_SERIES),
+            metrics_expiry: args
+                .metrics_expiry
+                .map_or(DEFAULT_EXPIRY, |expiry| expiry.0),
             log_format: args.log_format.unwrap_or_default(),
             log_level: args.log_level.unwrap_or_default(),
         })

@@ -115,6 +115,8 @@ pub struct Config {
     pub metrics_labels: Vec<MetricLabel>,
     /// Series that one metric may have.
     pub metrics_max_series: u32,
+    /// How long a series stays after what it names is gone.
+    pub metrics_expiry: Duration,
     /// Form of the agent's own log.
     pub log_format: LogFormat,
     /// What it tells.

@@ -92,6 +92,7 @@ fn every_flag_can_stand_in_the_file() -> Outcome {
          node-cidr: [10.224.0.0/16]\nservice-cidr: 10.0.0.0/16\n\
          non-masquerade-cidr: [10.244.0.0/16, 'fd00::/8']\n\
          metrics-labels: [source_pod, source_namespace]\nmetrics-max-series: 50\n\
+         metrics-expiry: 90s\n\
          log-format: json\nlog-level: debug\n",
     )?;
     let config = Config::resolve(args, around())?;
@@ -105,6 +106,7 @@ fn every_flag_can_stand_in_the_file() -> Outcome {
     assert_eq!(config.cidrs.non_masquerade.len(), 2);
     let expected = [MetricLabel::SourceNamespace, MetricLabel::SourcePod];
     assert_eq!(config.metrics_labels, expected);
+    assert_eq!(config.metrics_expiry, Duration::from_secs(90));
     let Some(hubble) = config.hubble else {
         panic!("no listener")
     };
@@ -198,6 +200,7 @@ fn wrong_values_are_wrong_usage() {
         "--flow-log-max-size lots",
         "--metrics-labels source",
         "--metrics-max-series 0",
+        "--metrics-expiry never",
         "--capture-dns=maybe",
         "--no-such-flag",
     ] {

@@ -10,7 +10,7 @@ use crate::node;
 
 /// Ports that a masqueraded connection can get: 1024 to 65535, for each destination
 /// (net/netfilter/nf_nat_core.c, `nf_nat_l4proto_unique_tuple`).
-const PORTS: u64 = 64_512;
+pub const PORTS: u64 = 64_512;
 
 fn is_full(used: u64, limit: u64, facts: &Facts<'_>) -> bool {
     used.saturating_mul(100) >= limit.saturating_mul(facts.full_percent)

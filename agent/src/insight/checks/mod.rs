@@ -27,6 +27,7 @@ use super::probes::Report as ProbeReport;
 use super::services::Report;
 
 pub use conntrack::Conntrack;
+pub use headroom::PORTS as SNAT_PORTS;
 pub use recent::Recent;
 
 /// Flows count as evidence for so long: what was repaired earlier is no failure any more.

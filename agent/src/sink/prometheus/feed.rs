@@ -1,7 +1,8 @@
 //! What the agent knows of itself, into its metrics.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -30,19 +31,21 @@ pub struct Sources {
 
 /// Keeps the agent's own metrics up to date, until the engine ends.
 pub async fn feed(metrics: Arc<Metrics>, mut sources: Sources) {
-    let mut known = HashSet::new();
+    let mut interfaces = Interfaces::default();
     while sources.statuses.changed().await.is_ok() {
         let status = sources.statuses.borrow_and_update().clone();
         let own = metrics.own();
-        engine(own, &status, &mut known);
-        for (kind, count) in sources.inventory.load().counts() {
+        interfaces.follow(own, &status, metrics.expiry());
+        engine(own, &status);
+        let inventory = sources.inventory.load();
+        for (kind, count) in inventory.counts() {
             own.set_kube_objects(kind, count);
         }
         for (kind, count) in sources.errors.counts() {
             own.set_kube_watch_errors(kind, count);
         }
         let ports = sources.translations.ports().into_iter();
-        metrics.set_snat_ports(ports.map(|one| (one.destination.to_string(), one.ports)));
+        own.set_snat_ports(ports.map(|one| (one.destination.to_string(), one.ports as u64)));
         // Without connection tracking the metrics stay at zero; the check says why.
         if let Ok(table) = Conntrack::read() {
             own.set_conntrack(table.entries, table.limit);
@@ -50,20 +53,46 @@ pub async fn feed(metrics: Arc<Metrics>, mut sources: Sources) {
         if let Some(log) = &sources.log {
             own.set_events_lost("flow_log", log.lost());
         }
+        metrics.expire(&inventory, Instant::now());
     }
 }
 
-fn engine(own: &SelfMetrics, status: &Status, known: &mut HashSet<(Arc<str>, u32)>) {
-    // One of the same name and another index counts anew.
-    let here: HashSet<_> = status
-        .interfaces
-        .iter()
-        .map(|one| (Arc::clone(&one.name), one.ifindex))
-        .collect();
-    for (gone, _) in known.difference(&here) {
-        own.forget_interface(gone);
+/// The interfaces whose hooks have series.
+#[derive(Default)]
+struct Interfaces {
+    here: HashSet<(Arc<str>, u32)>,
+    gone: HashMap<Arc<str>, Instant>,
+}
+
+impl Interfaces {
+    /// Has the series of one that went end after `expiry`: the last packets are to be read. One
+    /// of the same name and another index counts on there, anew.
+    fn follow(&mut self, own: &SelfMetrics, status: &Status, expiry: Duration) {
+        let now = Instant::now();
+        let here: HashSet<_> = status
+            .interfaces
+            .iter()
+            .map(|one| (Arc::clone(&one.name), one.ifindex))
+            .collect();
+        for (name, _) in self.here.difference(&here) {
+            own.restart_interface(name);
+            self.gone.insert(Arc::clone(name), now);
+        }
+        for (name, _) in &here {
+            self.gone.remove(name);
+        }
+        self.gone.retain(|name, since| {
+            let stays = now.saturating_duration_since(*since) < expiry;
+            if !stays {
+                own.forget_interface(name);
+            }
+            stays
+        });
+        self.here = here;
     }
-    *known = here;
+}
+
+fn engine(own: &SelfMetrics, status: &Status) {
     // Both of an interface's hooks are there, or neither.
     own.set_attached_hooks(status.interfaces.iter().map(|one| {
         (

@@ -1,14 +1,17 @@
 //! What flow records add up to.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Registry};
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGaugeVec};
 
+use super::Error;
 use super::connections::{Connections, News};
-use super::family::{self, Family};
+use super::family::Family;
 use super::labels::FlowLabels;
-use super::{Error, Options};
+use super::present::Present;
+use super::registrar::Registrar;
 use crate::cluster::Inventory;
 use crate::flow::{Class, Flow, NatKind};
 use crate::insight::services;
@@ -38,92 +41,98 @@ pub(super) struct FlowMetrics {
 }
 
 impl FlowMetrics {
-    pub(super) fn new(
-        registry: &Registry,
-        options: &Options,
-        limited: &IntCounterVec,
-    ) -> Result<Self, Error> {
-        let labels = options.labels.clone();
-        let names: Vec<_> = ["class", "direction"]
-            .into_iter()
-            .chain(labels.names())
-            .collect();
-        let family = |name: &str, help: &str, labels: &[&str]| {
-            Family::new(registry, name, help, labels, options.max_series, limited)
-        };
-        let active = IntGaugeVec::new(
-            family::opts("connections_active", "Connections that are open."),
+    pub(super) fn new(registrar: &mut Registrar, labels: FlowLabels) -> Result<Self, Error> {
+        let with_ends =
+            |own: [&'static str; 2]| own.into_iter().chain(labels.names()).collect::<Vec<_>>();
+        let names = with_ends(["class", "direction"]);
+        registrar.section("Traffic");
+        let bytes = registrar.family(
+            "flow_bytes_total",
+            "Bytes of flows, as interfaces count them.",
+            &names,
+        )?;
+        let packets = registrar.family(
+            "flow_packets_total",
+            "Packets of flows, on the wire.",
+            &names,
+        )?;
+        let opened = registrar.counters(
+            "connections_opened_total",
+            "Connections seen for the first time.",
             &["class"],
         )?;
-        registry.register(Box::new(active.clone()))?;
-        let handshake = HistogramOpts::new(
+        let active = registrar.gauges(
+            "connections_active",
+            "Connections that are open.",
+            &["class"],
+        )?;
+        let handshake = registrar.histogram(
             "tcp_handshake_seconds",
             "Time from SYN to SYN+ACK at the hop nearest to the initiator.",
-        );
-        let handshake = Histogram::with_opts(
-            handshake
-                .namespace(family::NAMESPACE)
-                .buckets(HANDSHAKE_BUCKETS.to_vec()),
+            &HANDSHAKE_BUCKETS,
         )?;
-        registry.register(Box::new(handshake.clone()))?;
-        let drop_names: Vec<_> = ["reason", "direction"]
-            .into_iter()
-            .chain(labels.names())
-            .collect();
+        let retransmits = registrar.counter(
+            "tcp_retransmits_total",
+            "TCP segments that sockets of this node sent again.",
+        )?;
+        let resets = registrar.counter(
+            "tcp_resets_total",
+            "TCP connections that one side reset or refused.",
+        )?;
+        let unanswered = registrar.counter(
+            "tcp_unanswered_total",
+            "TCP connections that ended without an answer to the SYN.",
+        )?;
+        registrar.section("Translation and services");
+        let nat = registrar.counters(
+            "nat_connections_total",
+            "Connections by translation, its cause and what the configuration says.",
+            &["kind", "cause", "expected"],
+        )?;
+        let mismatches = registrar.counter(
+            "snat_mismatch_total",
+            "Connections whose initiator was translated or kept against the configuration.",
+        )?;
+        let services = registrar.family(
+            "service_connections_total",
+            "Connections to services, by whether the client's address reached the backend.",
+            &["namespace", "service", "policy", "client_ip"],
+        )?;
+        registrar.section("Drops");
+        let drops = registrar.family(
+            "drops_total",
+            "Packets that the kernel dropped on this node, by its reason.",
+            &with_ends(["reason", "direction"]),
+        )?;
         Ok(Self {
-            drops: family(
-                "drops_total",
-                "Packets that the kernel dropped on this node, by its reason.",
-                &drop_names,
-            )?,
-            bytes: family("flow_bytes_total", "Bytes of flows.", &names)?,
-            packets: family("flow_packets_total", "Packets of flows.", &names)?,
-            services: family(
-                "service_connections_total",
-                "Connections to services, by whether the client's address reached the backend.",
-                &["namespace", "service", "policy", "client_ip"],
-            )?,
-            opened: family::counters(
-                registry,
-                "connections_opened_total",
-                "Connections seen for the first time.",
-                &["class"],
-            )?,
+            drops,
+            bytes,
+            packets,
+            services,
+            opened,
             active,
             handshake,
-            resets: family::counter(
-                registry,
-                "tcp_resets_total",
-                "TCP connections that one side reset or refused.",
-            )?,
-            unanswered: family::counter(
-                registry,
-                "tcp_unanswered_total",
-                "TCP connections that ended without an answer to the SYN.",
-            )?,
-            retransmits: family::counter(
-                registry,
-                "tcp_retransmits_total",
-                "TCP segments that sockets of this node sent again.",
-            )?,
-            nat: family::counters(
-                registry,
-                "nat_connections_total",
-                "Connections by translation, its cause and what the configuration says.",
-                &["kind", "cause", "expected"],
-            )?,
-            mismatches: family::counter(
-                registry,
-                "snat_mismatch_total",
-                "Connections whose initiator was translated or kept against the configuration.",
-            )?,
+            resets,
+            unanswered,
+            retransmits,
+            nat,
+            mismatches,
             connections: Connections::default(),
             inventory: None,
             labels,
         })
     }
 
-    pub(super) fn observe(&mut self, flow: &Flow) {
+    /// Ends series that name what is gone, some time after the last of it.
+    pub(super) fn expire(&mut self, now: Instant, age: Duration, present: &Present) {
+        for family in [&mut self.bytes, &mut self.packets, &mut self.drops] {
+            family.expire(now, age, |values| present.has_flow(values));
+        }
+        self.services
+            .expire(now, age, |values| present.has_service(values));
+    }
+
+    pub(super) fn observe(&mut self, flow: &Flow, now: Instant) {
         // Packets that died were counted by the hooks that they passed before.
         if let Some(drop) = &flow.drop {
             let ends = self.labels.values(flow);
@@ -131,22 +140,22 @@ impl FlowMetrics {
                 .into_iter()
                 .chain(ends)
                 .collect();
-            self.drops.add(&labels, flow.forward.delta.packets);
+            self.drops.add(&labels, flow.forward.delta.packets, now);
             return;
         }
         let class = names::class(flow.class);
         for (direction, traffic) in [("forward", &flow.forward), ("reply", &flow.reply)] {
             let ends = self.labels.values(flow);
             let labels: Vec<_> = [class, direction].into_iter().chain(ends).collect();
-            self.bytes.add(&labels, traffic.delta.bytes);
-            self.packets.add(&labels, traffic.delta.packets);
+            self.bytes.add(&labels, traffic.delta.bytes, now);
+            self.packets.add(&labels, traffic.delta.packets, now);
         }
         for news in self.connections.news(flow) {
-            self.count(flow, news);
+            self.count(flow, news, now);
         }
     }
 
-    fn count(&mut self, flow: &Flow, news: News) {
+    fn count(&mut self, flow: &Flow, news: News, now: Instant) {
         match news {
             News::Opened(class) => {
                 let class = names::class(class);
@@ -173,7 +182,7 @@ impl FlowMetrics {
                     ])
                     .inc();
             }
-            News::Service => self.count_service(flow),
+            News::Service => self.count_service(flow, now),
         }
     }
 
@@ -183,7 +192,7 @@ impl FlowMetrics {
 
     /// Probes are no connections of clients. The policy of a service is not part of a flow: it is
     /// the inventory's to tell, and empty where there is none.
-    fn count_service(&mut self, flow: &Flow) {
+    fn count_service(&mut self, flow: &Flow, now: Instant) {
         let Some(service) = &flow.destination_service else {
             return;
         };
@@ -197,7 +206,7 @@ impl FlowMetrics {
         let lost = matches!(flow.nat.kind, NatKind::Snat | NatKind::Both)
             && flow.nat.translated.source.ip() != flow.tuple.source.ip();
         let client_ip = if lost { "lost" } else { "kept" };
-        self.services
-            .add(&[&service.namespace, &service.name, policy, client_ip], 1);
+        let labels = [&service.namespace, &service.name, policy, client_ip];
+        self.services.add(&labels, 1, now);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::str::FromStr;
 
-use crate::flow::{Flow, Identity};
+use super::present::End;
+use crate::flow::{Flow, Identity, Pod};
 
 /// A label about an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,16 +45,21 @@ impl FlowLabel {
         }
     }
 
+    /// The end that it is about, 0 for the initiator, and what of it.
+    fn place(self) -> (usize, Part) {
+        match self {
+            Self::SourceNamespace => (0, Part::Namespace),
+            Self::SourceWorkload => (0, Part::Workload),
+            Self::SourcePod => (0, Part::Pod),
+            Self::DestinationNamespace => (1, Part::Namespace),
+            Self::DestinationWorkload => (1, Part::Workload),
+            Self::DestinationPod => (1, Part::Pod),
+        }
+    }
+
     fn value(self, flow: &Flow) -> &str {
-        let (end, part) = match self {
-            Self::SourceNamespace => (&flow.source, Part::Namespace),
-            Self::SourceWorkload => (&flow.source, Part::Workload),
-            Self::SourcePod => (&flow.source, Part::Pod),
-            Self::DestinationNamespace => (&flow.destination, Part::Namespace),
-            Self::DestinationWorkload => (&flow.destination, Part::Workload),
-            Self::DestinationPod => (&flow.destination, Part::Pod),
-        };
-        part.of(end)
+        let (end, part) = self.place();
+        part.of([&flow.source, &flow.destination][end])
     }
 }
 
@@ -71,6 +77,7 @@ impl FromStr for FlowLabel {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Part {
     Namespace,
     Workload,
@@ -81,14 +88,20 @@ impl Part {
     /// Empty for what has none, which to Prometheus is a label that is not there.
     fn of(self, identity: &Identity) -> &str {
         match (self, identity) {
-            (Self::Namespace, Identity::Pod(pod)) => &pod.name.namespace,
+            (part, Identity::Pod(pod)) => part.of_pod(pod),
             (Self::Namespace, Identity::Service(service)) => &service.namespace,
-            (Self::Workload, Identity::Pod(pod)) => match &pod.workload {
+            _ => "",
+        }
+    }
+
+    fn of_pod(self, pod: &Pod) -> &str {
+        match self {
+            Self::Namespace => &pod.name.namespace,
+            Self::Workload => match &pod.workload {
                 Some(workload) => &workload.name,
                 None => &pod.name.name,
             },
-            (Self::Pod, Identity::Pod(pod)) => &pod.name.name,
-            _ => "",
+            Self::Pod => &pod.name.name,
         }
     }
 }
@@ -112,6 +125,38 @@ impl FlowLabels {
 
     pub(super) fn values<'a>(&self, flow: &'a Flow) -> impl Iterator<Item = &'a str> {
         self.0.iter().map(|label| label.value(flow))
+    }
+
+    /// The two ends that label values name.
+    pub(super) fn ends(&self, values: &[&str]) -> [End; 2] {
+        let mut ends = [End::default(), End::default()];
+        for (label, value) in self.0.iter().zip(values) {
+            let (end, part) = label.place();
+            ends[end][part as usize] = (*value).to_owned();
+        }
+        ends
+    }
+
+    /// What the labels say of a pod that is this end.
+    pub(super) fn of_pod(&self, end: usize, pod: &Pod) -> End {
+        self.of_end(end, |part| part.of_pod(pod))
+    }
+
+    /// What the labels say of an end of which there is a namespace and nothing else.
+    pub(super) fn of_namespace(&self, end: usize, namespace: &str) -> End {
+        self.of_end(end, |part| match part {
+            Part::Namespace => namespace,
+            Part::Workload | Part::Pod => "",
+        })
+    }
+
+    fn of_end<'a>(&self, end: usize, value: impl Fn(Part) -> &'a str) -> End {
+        let mut names = End::default();
+        let places = self.0.iter().map(|label| label.place());
+        for (_, part) in places.filter(|(of, _)| *of == end) {
+            names[part as usize] = value(part).to_owned();
+        }
+        names
     }
 }
 

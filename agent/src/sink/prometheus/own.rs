@@ -1,16 +1,18 @@
 //! What the agent says about itself.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use prometheus::{Histogram, IntGauge, IntGaugeVec};
 
 use super::Error;
-use super::family::{NAMESPACE, counters, opts};
+use super::mirror::Mirror;
+use super::process::Process;
 use super::programs::Programs;
+use super::registrar::Registrar;
+use super::snapshot::Snapshot;
 use crate::datapath::ProgramCost;
 use crate::flow::{Counts, Direction, Role};
+use crate::insight::checks::SNAT_PORTS;
 use crate::sink::names;
 
 /// A drain walks thousands of entries in a few milliseconds, in seconds.
@@ -21,7 +23,8 @@ const DRAIN_BUCKETS: [f64; 10] = [
 /// Metrics about the agent. Counters take absolute values, see the room.
 pub struct SelfMetrics {
     build_info: IntGaugeVec,
-    attached_hooks: IntGaugeVec,
+    snat_ports: Snapshot,
+    attached_hooks: Snapshot,
     hook_packets: Mirror,
     hook_bytes: Mirror,
     hook_offload: Mirror,
@@ -38,114 +41,130 @@ pub struct SelfMetrics {
     conntrack_limit: IntGauge,
     kube_objects: IntGaugeVec,
     kube_watch_errors: Mirror,
-    series_limited: IntCounterVec,
     programs: Programs,
+    process: Process,
 }
 
 impl SelfMetrics {
-    pub(super) fn new(registry: &Registry) -> Result<Self, Error> {
-        let gauge = |name: &str, help: &str| -> Result<IntGauge, Error> {
-            let gauge = IntGauge::with_opts(opts(name, help))?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let gauges = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, Error> {
-            let gauges = IntGaugeVec::new(opts(name, help), labels)?;
-            registry.register(Box::new(gauges.clone()))?;
-            Ok(gauges)
-        };
-        let mirror = |name: &str, help: &str, labels: &[&str]| -> Result<Mirror, Error> {
-            Ok(Mirror::new(counters(registry, name, help, labels)?))
-        };
-        let drain = HistogramOpts::new(
+    pub(super) fn new(registrar: &mut Registrar) -> Result<Self, Error> {
+        registrar.section("Translation and services");
+        let snat_ports = registrar.snapshot(
+            "snat_ports_in_use",
+            "Source ports of this node that open connections use, by destination.",
+            &["destination"],
+        )?;
+        let snat_limit = registrar.gauge(
+            "snat_ports_limit",
+            "Source ports that translated connections to one destination can have.",
+        )?;
+        snat_limit.set(saturate(SNAT_PORTS));
+        let conntrack_entries = registrar.gauge(
+            "conntrack_entries",
+            "Connections that the node's conntrack holds.",
+        )?;
+        let conntrack_limit =
+            registrar.gauge("conntrack_limit", "Connections that fit; 0: no limit.")?;
+        registrar.section("Drops");
+        let drops_unplaced = registrar.mirror(
+            "drops_unplaced_total",
+            "Dropped packets for whose tuple the kernel side had no room, by reason.",
+            &["reason"],
+        )?;
+        let freed = registrar.mirror(
+            "freed_packets_total",
+            "Packets that the kernel freed and that are no loss of this node, by kind.",
+            &["kind"],
+        )?;
+        registrar.section("Hooks");
+        let attached_hooks = registrar.snapshot(
+            "attached_hooks",
+            "Programs attached to an interface, of its two directions.",
+            &["interface", "role"],
+        )?;
+        let hook = ["interface", "direction"];
+        let hook_packets = registrar.mirror(
+            "hook_packets_total",
+            "Packets that a hook saw, as the interface counts them.",
+            &hook,
+        )?;
+        let hook_bytes = registrar.mirror(
+            "hook_bytes_total",
+            "Bytes that a hook saw, link-layer headers included.",
+            &hook,
+        )?;
+        let hook_offload = registrar.mirror(
+            "hook_offload_segments_total",
+            "Segments beyond the first of packets that offload left whole: flows count them, \
+             interfaces do not.",
+            &hook,
+        )?;
+        let hook = ["interface", "direction", "reason"];
+        let unattributed_packets = registrar.mirror(
+            "hook_unattributed_packets_total",
+            "Packets that a hook saw and that are in no flow.",
+            &hook,
+        )?;
+        let unattributed_bytes = registrar.mirror(
+            "hook_unattributed_bytes_total",
+            "Bytes that a hook saw and that are in no flow.",
+            &hook,
+        )?;
+        registrar.section("The agent itself");
+        let build_info =
+            registrar.gauges("build_info", "The agent: always 1.", &["version", "kernel"])?;
+        let flow_table_entries = registrar.gauge(
+            "flow_table_entries",
+            "Conversations in the table of the kernel side.",
+        )?;
+        let flow_table_limit = registrar.gauge("flow_table_limit", "Conversations that fit.")?;
+        let given_up = registrar.mirror(
+            "given_up_total",
+            "Records taken out of the flow table, and connections closed, before their time for \
+             want of room.",
+            &["kind"],
+        )?;
+        let events_lost = registrar.mirror(
+            "events_lost_total",
+            "Events and records that did not reach their reader.",
+            &["kind"],
+        )?;
+        let drain = registrar.histogram(
             "drain_duration_seconds",
             "Time to read the table of conversations once.",
-        );
-        let drain =
-            Histogram::with_opts(drain.namespace(NAMESPACE).buckets(DRAIN_BUCKETS.to_vec()))?;
-        registry.register(Box::new(drain.clone()))?;
+            &DRAIN_BUCKETS,
+        )?;
+        let programs = Programs::new(registrar)?;
+        let kube_objects =
+            registrar.gauges("kube_objects", "Kubernetes objects known.", &["kind"])?;
+        let kube_watch_errors = registrar.mirror(
+            "kube_watch_errors_total",
+            "Failed lists and watches.",
+            &["kind"],
+        )?;
+        let process = Process::new(registrar)?;
         Ok(Self {
-            build_info: gauges("build_info", "The agent: always 1.", &["version", "kernel"])?,
-            attached_hooks: gauges(
-                "attached_hooks",
-                "Programs attached to an interface, of its two directions.",
-                &["interface", "role"],
-            )?,
-            hook_packets: mirror(
-                "hook_packets_total",
-                "Packets that a hook saw, as the interface counts them.",
-                &["interface", "direction"],
-            )?,
-            hook_bytes: mirror(
-                "hook_bytes_total",
-                "Bytes that a hook saw, link-layer headers included.",
-                &["interface", "direction"],
-            )?,
-            hook_offload: mirror(
-                "hook_offload_segments_total",
-                "Segments beyond the first of packets that offload left whole: flows count \
-                 them, interfaces do not.",
-                &["interface", "direction"],
-            )?,
-            unattributed_packets: mirror(
-                "hook_unattributed_packets_total",
-                "Packets that a hook saw and that are in no flow.",
-                &["interface", "direction", "reason"],
-            )?,
-            unattributed_bytes: mirror(
-                "hook_unattributed_bytes_total",
-                "Bytes that a hook saw and that are in no flow.",
-                &["interface", "direction", "reason"],
-            )?,
-            flow_table_entries: gauge(
-                "flow_table_entries",
-                "Conversations in the table of the kernel side.",
-            )?,
-            flow_table_limit: gauge("flow_table_limit", "Conversations that fit.")?,
-            given_up: mirror(
-                "given_up_total",
-                "Records taken out of the flow table, and connections closed, before their time for want of room.",
-                &["kind"],
-            )?,
-            events_lost: mirror(
-                "events_lost_total",
-                "Events and records that did not reach their reader.",
-                &["kind"],
-            )?,
-            drops_unplaced: mirror(
-                "drops_unplaced_total",
-                "Dropped packets for whose tuple the kernel side had no room, by reason.",
-                &["reason"],
-            )?,
-            freed: mirror(
-                "freed_packets_total",
-                "Packets that the kernel freed and that are no loss of this node, by kind.",
-                &["kind"],
-            )?,
+            build_info,
+            snat_ports,
+            attached_hooks,
+            hook_packets,
+            hook_bytes,
+            hook_offload,
+            unattributed_packets,
+            unattributed_bytes,
+            flow_table_entries,
+            flow_table_limit,
+            events_lost,
+            drops_unplaced,
+            freed,
+            given_up,
             drain,
-            conntrack_entries: gauge(
-                "conntrack_entries",
-                "Connections that the node's conntrack holds.",
-            )?,
-            conntrack_limit: gauge("conntrack_limit", "Connections that fit; 0: no limit.")?,
-            kube_objects: gauges("kube_objects", "Kubernetes objects known.", &["kind"])?,
-            kube_watch_errors: mirror(
-                "kube_watch_errors_total",
-                "Failed lists and watches.",
-                &["kind"],
-            )?,
-            series_limited: counters(
-                registry,
-                "metric_series_limited_total",
-                "Additions to a metric that went to the series `other` for want of room.",
-                &["metric"],
-            )?,
-            programs: Programs::new(registry)?,
+            conntrack_entries,
+            conntrack_limit,
+            kube_objects,
+            kube_watch_errors,
+            programs,
+            process,
         })
-    }
-
-    pub(super) fn series_limited(&self) -> &IntCounterVec {
-        &self.series_limited
     }
 
     /// Version of the agent, release of the kernel.
@@ -154,18 +173,21 @@ impl SelfMetrics {
         self.build_info.with_label_values(&[version, kernel]).set(1);
     }
 
+    /// Source ports in use now, by destination, most first.
+    pub fn set_snat_ports(&self, in_use: impl IntoIterator<Item = (String, u64)>) {
+        let labelled = in_use.into_iter().map(|(to, ports)| (vec![to], ports));
+        self.snat_ports.set(labelled);
+    }
+
     /// All interfaces with the number of programs attached; those not named are gone.
     pub fn set_attached_hooks<'a>(
         &self,
-        interfaces: impl IntoIterator<Item = (&'a str, Role, usize)>,
+        interfaces: impl IntoIterator<Item = (&'a str, Role, u64)>,
     ) {
-        self.attached_hooks.reset();
-        for (interface, role, hooks) in interfaces {
-            let gauge = self
-                .attached_hooks
-                .with_label_values(&[interface, names::role(role)]);
-            gauge.set(saturate(hooks as u64));
-        }
+        let labelled = interfaces
+            .into_iter()
+            .map(|(interface, role, hooks)| (vec![interface, names::role(role)], hooks));
+        self.attached_hooks.set(labelled);
     }
 
     /// What a hook saw since it was attached, in flows and in none, as the interface counts it;
@@ -192,17 +214,33 @@ impl SelfMetrics {
         self.unattributed_bytes.set(&labels, counts.bytes);
     }
 
-    /// Drops the series of an interface that went; one of the same name starts anew.
+    /// The hooks of an interface are gone: what others at one of its name see is new.
+    pub fn restart_interface(&self, interface: &str) {
+        for mirror in self.of_interfaces() {
+            mirror.restart(interface);
+        }
+    }
+
+    /// Drops the series of an interface that is gone.
     pub fn forget_interface(&self, interface: &str) {
-        for mirror in [
+        for mirror in self.of_interfaces() {
+            mirror.forget(interface);
+        }
+    }
+
+    fn of_interfaces(&self) -> [&Mirror; 5] {
+        [
             &self.hook_packets,
             &self.hook_bytes,
             &self.hook_offload,
             &self.unattributed_packets,
             &self.unattributed_bytes,
-        ] {
-            mirror.forget(interface);
-        }
+        ]
+    }
+
+    /// Looks at the process now.
+    pub(super) fn look_at_process(&self) {
+        self.process.look();
     }
 
     /// Conversations in the table of the kernel side, and how many fit.
@@ -263,53 +301,4 @@ impl SelfMetrics {
 
 fn saturate(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// A counter that shows what another holds.
-struct Mirror {
-    counters: IntCounterVec,
-    last: Mutex<HashMap<Vec<String>, u64>>,
-}
-
-impl Mirror {
-    fn new(counters: IntCounterVec) -> Self {
-        Self {
-            counters,
-            last: Mutex::new(HashMap::new()),
-        }
-    }
-
-    /// Takes over an absolute value. A smaller one than before means that the source began
-    /// anew: all of it is new.
-    fn set(&self, labels: &[&str], value: u64) {
-        let counter = self.counters.with_label_values(labels);
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = labels.iter().map(|label| (*label).to_owned()).collect();
-        let last = last.entry(key).or_default();
-        counter.inc_by(if value >= *last { value - *last } else { value });
-        *last = value;
-    }
-
-    /// As [`Mirror::set`] for a source that does not begin anew: a smaller value is an early one.
-    fn raise(&self, labels: &[&str], value: u64) {
-        let known = {
-            let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            let key: Vec<_> = labels.iter().map(|label| (*label).to_owned()).collect();
-            last.get(&key).copied().unwrap_or_default()
-        };
-        self.set(labels, value.max(known));
-    }
-
-    /// Drops the series whose first label is this.
-    fn forget(&self, first: &str) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.retain(|labels, _| {
-            let goes = labels.first().is_some_and(|label| label == first);
-            if goes {
-                // A series that is not there has nothing to drop.
-                let _ = self.counters.remove_label_values(labels);
-            }
-            !goes
-        });
-    }
 }

@@ -1,12 +1,15 @@
 //! Metrics of health probes.
 
-use std::collections::{BTreeSet, HashSet};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Registry};
+use prometheus::{GaugeVec, HistogramVec};
 
-use super::family::{Family, NAMESPACE, opts};
-use super::{Error, Options};
+use super::Error;
+use super::family::Family;
+use super::present::Present;
+use super::registrar::Registrar;
+use super::room::{OTHER, Room};
+use super::snapshot::Snapshot;
 use crate::insight::probes::{Ended, LocalEndpoints};
 
 /// From a pod next door to the longest timeout of a load balancer, in seconds.
@@ -19,107 +22,88 @@ pub(super) struct ProbeMetrics {
     results: Family,
     duration: HistogramVec,
     last_seen: GaugeVec,
-    local_endpoints: IntGaugeVec,
-    /// Label values that have a series of `last_seen`.
-    known: HashSet<[String; 3]>,
-    services: BTreeSet<[String; 2]>,
-    max_series: usize,
+    /// The targets that have a series of `last_seen`.
+    targets: Room,
+    local_endpoints: Snapshot,
 }
 
 impl ProbeMetrics {
-    pub(super) fn new(
-        registry: &Registry,
-        options: &Options,
-        limited: &IntCounterVec,
-    ) -> Result<Self, Error> {
-        let duration = HistogramOpts::new(
+    pub(super) fn new(registrar: &mut Registrar) -> Result<Self, Error> {
+        registrar.section("Health probes");
+        let results = registrar.family(
+            "probe_results_total",
+            "Health probes by how they ended.",
+            &["kind", "namespace", "target", "result"],
+        )?;
+        let duration = registrar.histograms(
             "probe_duration_seconds",
             "From a probe's first packet to its answer.",
-        );
-        let duration = HistogramVec::new(
-            duration.namespace(NAMESPACE).buckets(BUCKETS.to_vec()),
             &["kind"],
+            &BUCKETS,
         )?;
-        registry.register(Box::new(duration.clone()))?;
-        let last_seen = GaugeVec::new(
-            opts(
-                "probe_last_seen_timestamp_seconds",
-                "When the newest probe of a target came, as seconds since 1970.",
-            ),
+        let (last_seen, targets) = registrar.times(
+            "probe_last_seen_timestamp_seconds",
+            "When the newest probe of a target came, as seconds since 1970.",
             &["kind", "namespace", "target"],
         )?;
-        registry.register(Box::new(last_seen.clone()))?;
-        let local_endpoints = IntGaugeVec::new(
-            opts(
-                "healthcheck_local_endpoints",
-                "Ready endpoints of a service on this node, as the health-check answer and as \
-                 the API has it.",
-            ),
+        let local_endpoints = registrar.snapshot(
+            "healthcheck_local_endpoints",
+            "Ready endpoints of a service on this node, as the health-check answer and as the \
+             API has it.",
             &["namespace", "service", "source"],
         )?;
-        registry.register(Box::new(local_endpoints.clone()))?;
         Ok(Self {
-            results: Family::new(
-                registry,
-                "probe_results_total",
-                "Health probes by how they ended.",
-                &["kind", "namespace", "target", "result"],
-                options.max_series,
-                limited,
-            )?,
+            results,
             duration,
             last_seen,
+            targets,
             local_endpoints,
-            known: HashSet::new(),
-            services: BTreeSet::new(),
-            max_series: options.max_series,
         })
     }
 
     /// Counts a probe.
-    pub(super) fn observe(&mut self, probe: &Ended) {
+    pub(super) fn observe(&mut self, probe: &Ended, now: Instant) {
         let kind = probe.kind.name();
         let labels = [kind, &probe.namespace, &probe.target, probe.result.name()];
-        self.results.add(&labels, 1);
+        self.results.add(&labels, 1, now);
         if let Some(latency) = probe.latency {
             self.duration
                 .with_label_values(&[kind])
                 .observe(latency.as_secs_f64());
         }
-        let series = [kind, &probe.namespace, &probe.target].map(str::to_owned);
-        if self.known.len() < self.max_series || self.known.contains(&series) {
-            let seen = probe.seen.duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.last_seen
-                .with_label_values(&series.each_ref().map(String::as_str))
-                .set(seen.as_secs_f64());
-            self.known.insert(series);
+        let seen = probe.seen.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let target = [kind, probe.namespace.as_str(), probe.target.as_str()];
+        let own = self.targets.take(&target, now);
+        if !own {
+            self.targets.limit();
         }
+        let labels = if own { target } else { [OTHER; 3] };
+        self.last_seen
+            .with_label_values(&labels)
+            .set(seen.as_secs_f64());
     }
 
     /// Takes over what both sides say of services; those that are gone lose their series.
-    pub(super) fn set_local_endpoints(&mut self, all: &[LocalEndpoints]) {
-        let gauge = &self.local_endpoints;
-        let mut here = BTreeSet::new();
-        for one in all.iter().take(self.max_series / 2) {
-            let (namespace, name) = (&one.service.namespace, &one.service.name);
-            for (source, value) in [("probe", one.probe), ("api", Some(one.api))] {
-                let labels = [namespace.as_str(), name.as_str(), source];
-                match value {
-                    Some(value) => gauge
-                        .with_label_values(&labels)
-                        .set(i64::try_from(value).unwrap_or(i64::MAX)),
-                    // One that never was has nothing to lose.
-                    None => drop(gauge.remove_label_values(&labels)),
-                }
-            }
-            here.insert([namespace.clone(), name.clone()]);
-        }
-        for [namespace, name] in self.services.difference(&here) {
-            for source in ["probe", "api"] {
-                // As above.
-                let _ = gauge.remove_label_values(&[namespace.as_str(), name.as_str(), source]);
-            }
-        }
-        self.services = here;
+    pub(super) fn set_local_endpoints(&self, all: &[LocalEndpoints]) {
+        let told = all.iter().flat_map(|one| {
+            let sides = [("probe", one.probe), ("api", Some(one.api))];
+            sides.into_iter().filter_map(|(source, value)| {
+                let (namespace, name) = (&one.service.namespace, &one.service.name);
+                Some((vec![namespace.as_str(), name.as_str(), source], value?))
+            })
+        });
+        self.local_endpoints.set(told);
+    }
+
+    /// Ends series of targets that are gone, some time after their last probe.
+    pub(super) fn expire(&mut self, now: Instant, age: Duration, present: &Present) {
+        self.results
+            .expire(now, age, |values| present.has_target(values));
+        let last_seen = &self.last_seen;
+        let is_there = |values: &[&str]| present.has_target(values);
+        self.targets.expire(now, age, is_there, |values| {
+            // A series that is not there has nothing to drop.
+            let _ = last_seen.remove_label_values(values);
+        });
     }
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus::{CounterVec, IntCounterVec, Registry};
+use prometheus::{CounterVec, IntCounterVec};
 
 use super::Error;
-use super::family::{counters, opts};
+use super::registrar::Registrar;
 use crate::datapath::ProgramCost;
 
 /// Runs and their time by program, while the kernel keeps statistics.
@@ -18,17 +18,13 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    pub(super) fn new(registry: &Registry) -> Result<Self, Error> {
-        let seconds = CounterVec::new(
-            opts(
-                "program_run_seconds_total",
-                "Time in a program of the kernel side, while kernel.bpf_stats_enabled is set.",
-            ),
+    pub(super) fn new(registrar: &mut Registrar) -> Result<Self, Error> {
+        let seconds = registrar.float_counters(
+            "program_run_seconds_total",
+            "Time in a program of the kernel side, while kernel.bpf_stats_enabled is set.",
             &["program"],
         )?;
-        registry.register(Box::new(seconds.clone()))?;
-        let runs = counters(
-            registry,
+        let runs = registrar.counters(
             "program_runs_total",
             "Runs of a program of the kernel side, while kernel.bpf_stats_enabled is set.",
             &["program"],

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use super::{CONTENT_TYPE, Metrics};
+use super::{Format, Metrics};
 
 /// Why metrics are not served.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,10 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let router = Router::new()
-        .route("/metrics", get(move || std::future::ready(text(&metrics))))
+        .route(
+            "/metrics",
+            get(move |headers: HeaderMap| std::future::ready(written(&metrics, &headers))),
+        )
         .route("/healthz", get(|| std::future::ready("ok\n")))
         .route(
             "/readyz",
@@ -52,9 +55,23 @@ pub async fn serve(
         .await
 }
 
-fn text(metrics: &Metrics) -> Response {
-    match metrics.text() {
-        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+fn written(metrics: &Metrics, headers: &HeaderMap) -> Response {
+    let accept: Vec<_> = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    let format = Format::accepted(&accept.join(","));
+    match metrics.text(format) {
+        // Caches keep the two apart.
+        Ok(text) => (
+            [
+                (header::CONTENT_TYPE, format.content_type()),
+                (header::VARY, "Accept"),
+            ],
+            text,
+        )
+            .into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

@@ -18,7 +18,7 @@ fn as_event(mut flow: Flow, event: Event) -> Flow {
 
 /// The value of a series, written as in the text.
 fn value(metrics: &Metrics, series: &str) -> anyhow::Result<Option<f64>> {
-    let text = String::from_utf8(metrics.text()?)?;
+    let text = String::from_utf8(metrics.text(Format::Text)?)?;
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix(&format!("{series} ")));
@@ -30,6 +30,8 @@ macro_rules! assert_value {
         assert_eq!(value(&$metrics, $series)?, $value, "{}", $series)
     };
 }
+
+mod expiry;
 
 #[test]
 fn traffic_adds_up_by_class_direction_and_workloads() -> Tested {
@@ -170,7 +172,7 @@ fn packets_that_died_are_counted_as_such_alone() -> Tested {
     });
     let packets = flow.forward.delta.packets as f64;
     metrics.observe([&flow, &flow]);
-    let text = String::from_utf8(metrics.text()?)?;
+    let text = String::from_utf8(metrics.text(Format::Text)?)?;
     let drops: Vec<_> = text
         .lines()
         .filter(|line| line.starts_with("nodescope_drops_total{"))
@@ -192,7 +194,7 @@ fn what_has_no_room_goes_to_other_and_is_counted() -> Tested {
         ..Options::default()
     })?;
     metrics.observe([&ping(), &pod_to_pod()]);
-    let text = String::from_utf8(metrics.text()?)?;
+    let text = String::from_utf8(metrics.text(Format::Text)?)?;
     let series: Vec<_> = text
         .lines()
         .filter(|line| line.starts_with("nodescope_flow_packets_total{"))
@@ -270,17 +272,17 @@ fn the_agent_about_itself() -> Tested {
     ] {
         assert_value!(metrics, series, wanted);
     }
+    let seen = |packets| {
+        let bytes = 60 * packets;
+        own.set_hook("veth0", Direction::Ingress, Counts { packets, bytes }, 0);
+    };
+    // Another of its name goes on where the first ended, though it has seen more already.
+    own.restart_interface("veth0");
+    seen(9);
+    assert_value!(metrics, hook, Some(17.0));
     own.forget_interface("veth0");
     assert_value!(metrics, hook, None);
-    own.set_hook(
-        "veth0",
-        Direction::Ingress,
-        Counts {
-            packets: 3,
-            bytes: 180,
-        },
-        0,
-    );
+    seen(3);
     assert_value!(metrics, hook, Some(3.0));
     Ok(())
 }
@@ -319,6 +321,17 @@ async fn served_over_http() -> Tested {
         );
         assert!(answer.contains(text), "{answer}");
     }
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+                   Accept: application/openmetrics-text\r\n\r\n";
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    assert!(
+        answer.contains("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        "{answer}"
+    );
+    assert!(answer.ends_with("# EOF\n"), "{answer}");
     let taken = bind(address).await;
     assert!(taken.is_err_and(|error| error.to_string().contains("--listen-metrics")));
     drop(stop);
