@@ -83,7 +83,7 @@ fn listing(plan: &Plan) -> String {
         .iter()
         .chain(&plan.steps)
         .fold(String::new(), |mut lines, step| {
-            let prefix = if step.is_apt() { sudo } else { "" };
+            let prefix = if step.takes_root() { sudo } else { "" };
             // Writing to a String does not fail.
             let _ = write!(lines, "\n  {prefix}{step}");
             lines

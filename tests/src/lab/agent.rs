@@ -1,8 +1,7 @@
 //! The agent on a node, as a child process in the node's namespace.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -195,17 +194,7 @@ impl Agent {
 
     /// GETs `path` of its HTTP endpoint: status and body.
     pub fn http(&self, path: &str) -> Result<(u16, String)> {
-        let mut stream = self
-            .netns
-            .enter(|| TcpStream::connect_timeout(&METRICS, Duration::from_secs(1)))??;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        // HTTP/1.0: the answer ends with the connection, and is not chunked.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {METRICS}\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        Ok((status.context("no HTTP status")?, body.to_owned()))
+        self.netns.http(METRICS, path)
     }
 
     /// Runs `nodescope <args> --server unix://<its socket>` to its end.

@@ -42,6 +42,7 @@ mod cluster;
 pub(crate) mod control_plane;
 mod daemon;
 pub mod demo;
+mod fetch;
 mod kubenet;
 mod masq;
 mod model;

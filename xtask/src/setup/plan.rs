@@ -26,6 +26,17 @@ const PROGRAMS: [(&str, &str); 9] = [
 /// The real control plane's store, for labs with `KUBEBUILDER_ASSETS`; and its package.
 const ETCD: (&str, &str) = ("etcd", "etcd-server");
 
+/// Prometheus and its promtool, for the tests of metrics, rules and dashboards; their package, and
+/// the service that it would start.
+const PROMETHEUS: ([&str; 2], &str, &str) = (
+    ["prometheus", "promtool"],
+    "prometheus",
+    "prometheus.service",
+);
+
+/// Where systemd runs the machine (sd_booted(3)).
+const SYSTEMD: &str = "/run/systemd/system";
+
 /// Debian's newest Rust: the one that its browsers are built with, and the only one recent enough.
 const DEBIAN_RUST: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"];
 
@@ -67,6 +78,14 @@ impl Plan {
             missing.push(ETCD.0.to_owned());
             packages.push(ETCD.1.to_owned());
         }
+        let mut steps = Vec::new();
+        if wants_prometheus() {
+            missing.push(PROMETHEUS.1.to_owned());
+            packages.push(PROMETHEUS.1.to_owned());
+            if Path::new(SYSTEMD).is_dir() {
+                steps.push(without_service(PROMETHEUS.2));
+            }
+        }
         let mut later = Vec::new();
         if let Err(gap) = Toolchain::find() {
             let rust = rust(&gap, &mut missing, &mut packages, &mut later);
@@ -75,7 +94,6 @@ impl Plan {
                 later.extend(linker(&rust, &mut packages));
             }
         }
-        let mut steps = Vec::new();
         if !packages.is_empty() {
             let install = ["install", "--yes", "--no-install-recommends"].map(str::to_owned);
             let purpose = format!("Installing {}", packages.join(", "));
@@ -105,6 +123,24 @@ fn wants_etcd() -> bool {
         return false;
     }
     assets.is_some() || apt::candidate(ETCD.1).is_some()
+}
+
+/// Whether Prometheus is to be installed: it is not here, and apt has it. Its tests are skipped
+/// without.
+fn wants_prometheus() -> bool {
+    let here = PROMETHEUS.0.iter().all(|one| shell::which(one).is_some());
+    !here && apt::candidate(PROMETHEUS.1).is_some()
+}
+
+/// A package's service is told not to run before the package brings it.
+fn without_service(service: &str) -> Step {
+    Step {
+        purpose: format!(
+            "Keeping {service} from running (`systemctl unmask {service}` takes this back)"
+        ),
+        words: ["systemctl", "mask", service].map(str::to_owned).to_vec(),
+        env: Vec::new(),
+    }
 }
 
 /// The compiler, from where it is, else from apt where apt's is recent, else from rustup.
@@ -231,11 +267,15 @@ fn apt_step(purpose: &str, arguments: impl IntoIterator<Item = String>) -> Step 
 }
 
 impl Step {
-    /// Whether this is apt's work, which takes root.
-    pub fn is_apt(&self) -> bool {
-        self.words
-            .first()
-            .is_some_and(|program| program == "apt-get")
+    /// Whether this is apt's work.
+    fn is_apt(&self) -> bool {
+        self.words.first().is_some_and(|word| word == "apt-get")
+    }
+
+    /// Whether this takes root.
+    pub fn takes_root(&self) -> bool {
+        let systemctl = self.words.first().is_some_and(|word| word == "systemctl");
+        systemctl || self.is_apt()
     }
 
     /// The command, ready to run.
