@@ -1,8 +1,8 @@
 //! What the agent knows of itself, into its metrics.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -31,11 +31,11 @@ pub struct Sources {
 
 /// Keeps the agent's own metrics up to date, until the engine ends.
 pub async fn feed(metrics: Arc<Metrics>, mut sources: Sources) {
-    let mut interfaces = Interfaces::default();
+    let mut interfaces = HashSet::new();
     while sources.statuses.changed().await.is_ok() {
         let status = sources.statuses.borrow_and_update().clone();
         let own = metrics.own();
-        interfaces.follow(own, &status, metrics.expiry());
+        follow(own, &status, &mut interfaces);
         engine(own, &status);
         let inventory = sources.inventory.load();
         for (kind, count) in inventory.counts() {
@@ -57,39 +57,17 @@ pub async fn feed(metrics: Arc<Metrics>, mut sources: Sources) {
     }
 }
 
-/// The interfaces whose hooks have series.
-#[derive(Default)]
-struct Interfaces {
-    here: HashSet<(Arc<str>, u32)>,
-    gone: HashMap<Arc<str>, Instant>,
-}
-
-impl Interfaces {
-    /// Has the series of one that went end after `expiry`: the last packets are to be read. One
-    /// of the same name and another index counts on there, anew.
-    fn follow(&mut self, own: &SelfMetrics, status: &Status, expiry: Duration) {
-        let now = Instant::now();
-        let here: HashSet<_> = status
-            .interfaces
-            .iter()
-            .map(|one| (Arc::clone(&one.name), one.ifindex))
-            .collect();
-        for (name, _) in self.here.difference(&here) {
-            own.restart_interface(name);
-            self.gone.insert(Arc::clone(name), now);
-        }
-        for (name, _) in &here {
-            self.gone.remove(name);
-        }
-        self.gone.retain(|name, since| {
-            let stays = now.saturating_duration_since(*since) < expiry;
-            if !stays {
-                own.forget_interface(name);
-            }
-            stays
-        });
-        self.here = here;
+/// Drops the series of interfaces that went; one of the same name and another index counts anew.
+fn follow(own: &SelfMetrics, status: &Status, known: &mut HashSet<(Arc<str>, u32)>) {
+    let here: HashSet<_> = status
+        .interfaces
+        .iter()
+        .map(|one| (Arc::clone(&one.name), one.ifindex))
+        .collect();
+    for (gone, _) in known.difference(&here) {
+        own.forget_interface(gone);
     }
+    *known = here;
 }
 
 fn engine(own: &SelfMetrics, status: &Status) {

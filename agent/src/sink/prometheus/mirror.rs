@@ -56,18 +56,6 @@ impl Mirror {
         }
     }
 
-    /// The source whose first label is this begins anew, and what it holds then is all new; the
-    /// series goes on.
-    pub(super) fn restart(&self, first: &str) {
-        let mut sources = self.sources();
-        let of_it = |(labels, _): &(&Vec<String>, &mut u64)| {
-            labels.first().is_some_and(|label| label == first)
-        };
-        for (_, last) in sources.last.iter_mut().filter(of_it) {
-            *last = 0;
-        }
-    }
-
     /// Drops the series whose first label is this.
     pub(super) fn forget(&self, first: &str) {
         let mut sources = self.sources();

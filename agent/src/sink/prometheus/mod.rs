@@ -164,11 +164,6 @@ impl Metrics {
         locked(&self.probes).expire(now, self.expiry, present);
     }
 
-    /// How long after the last of it a series of something that is gone ends.
-    pub fn expiry(&self) -> Duration {
-        self.expiry
-    }
-
     /// What the agent says about itself.
     pub fn own(&self) -> &SelfMetrics {
         &self.own

@@ -214,28 +214,17 @@ impl SelfMetrics {
         self.unattributed_bytes.set(&labels, counts.bytes);
     }
 
-    /// The hooks of an interface are gone: what others at one of its name see is new.
-    pub fn restart_interface(&self, interface: &str) {
-        for mirror in self.of_interfaces() {
-            mirror.restart(interface);
-        }
-    }
-
-    /// Drops the series of an interface that is gone.
+    /// Drops the series of an interface that went; one of the same name starts anew.
     pub fn forget_interface(&self, interface: &str) {
-        for mirror in self.of_interfaces() {
-            mirror.forget(interface);
-        }
-    }
-
-    fn of_interfaces(&self) -> [&Mirror; 5] {
-        [
+        for mirror in [
             &self.hook_packets,
             &self.hook_bytes,
             &self.hook_offload,
             &self.unattributed_packets,
             &self.unattributed_bytes,
-        ]
+        ] {
+            mirror.forget(interface);
+        }
     }
 
     /// Looks at the process now.

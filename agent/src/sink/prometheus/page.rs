@@ -19,9 +19,9 @@ change to a metric, `NODESCOPE_WRITE=1 cargo test -p nodescope --lib page` write
 - A metric marked with * has no more than `--metrics-max-series` series (10000); what comes after
   is added up in one whose labels all say `other`, and counted in
   `nodescope_metric_series_limited_total`.
-- A series that names a pod, workload, service or interface that is gone stays for
-  `--metrics-expiry` (10m) after the last that was counted. If the name comes back, its counters
-  begin at zero, which `rate` and `increase` take for what it is: a reset, and new counts.
+- A series that names a pod, workload or service that is gone stays for `--metrics-expiry` (10m)
+  after the last that was counted, one of an interface goes with it. If the name comes back, its
+  counters begin at zero, which `rate` and `increase` take for what it is: a reset, and new counts.
 - Of a metric without labels there is a series from the start; others come with what they count.
 ";
 

@@ -25,6 +25,8 @@ pub(super) struct ProbeMetrics {
     /// The targets that have a series of `last_seen`.
     targets: Room,
     local_endpoints: Snapshot,
+    /// What it shows.
+    endpoints: Vec<LocalEndpoints>,
 }
 
 impl ProbeMetrics {
@@ -58,6 +60,7 @@ impl ProbeMetrics {
             last_seen,
             targets,
             local_endpoints,
+            endpoints: Vec::new(),
         })
     }
 
@@ -84,7 +87,12 @@ impl ProbeMetrics {
     }
 
     /// Takes over what both sides say of services; those that are gone lose their series.
-    pub(super) fn set_local_endpoints(&self, all: &[LocalEndpoints]) {
+    pub(super) fn set_local_endpoints(&mut self, all: &[LocalEndpoints]) {
+        // They are told several times a second, and seldom change.
+        if self.endpoints == all {
+            return;
+        }
+        self.endpoints = all.to_vec();
         let told = all.iter().flat_map(|one| {
             let sides = [("probe", one.probe), ("api", Some(one.api))];
             sides.into_iter().filter_map(|(source, value)| {
