@@ -260,6 +260,9 @@ fn emitter(
         meaning.here.observe(&flow, &inventory, &local);
         meaning.losses.observe(&flow);
         metrics.observe([&*flow]);
+        if let Some(outcome) = meaning.here.dns_outcome(&flow) {
+            metrics.observe_dns(&outcome);
+        }
         if let Some(log) = &log {
             log.push([Arc::clone(&flow)]);
         }

@@ -1,11 +1,14 @@
 //! Answers of DNS servers: the code in their headers, and nothing of the names.
 
+mod outcomes;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use nodescope_ebpf::DNS_HEAD;
 /// Where DNS servers listen.
 pub use nodescope_ebpf::DNS_PORT as PORT;
+pub use outcomes::{Outcome, Questions};
 
 use crate::datapath::Head;
 use crate::flow::{Conversation, Flow, Protocol, Tuple};

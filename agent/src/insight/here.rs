@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::checks::{self, Check, Conntrack, Facts, Finding, Recent};
-use super::dns::Answers;
+use super::dns::{Answers, Outcome, Questions};
 use super::nat::Translations;
 use super::probes::{Probes, Report as ProbeReport, Target};
 use super::services::{Health, Report, ServiceInsight};
@@ -28,6 +28,7 @@ struct Parts {
     services: ServiceInsight,
     recent: Recent,
     dns: Mutex<Answers>,
+    questions: Mutex<Questions>,
 }
 
 impl Here {
@@ -48,6 +49,7 @@ impl Here {
             services: ServiceInsight::default(),
             recent: Recent::default(),
             dns: Mutex::default(),
+            questions: Mutex::default(),
         }))
     }
 
@@ -58,14 +60,27 @@ impl Here {
     }
 
     /// Takes heads of payload in.
-    pub fn heads<'a>(&self, heads: impl IntoIterator<Item = &'a Head>) {
-        let mut dns = self.dns();
-        heads.into_iter().for_each(|head| dns.take(head));
+    pub fn heads(&self, heads: &[Head]) {
+        let (mut dns, mut questions) = (self.dns(), self.questions());
+        for head in heads {
+            dns.take(head);
+            questions.take(head);
+        }
+    }
+
+    /// What became of DNS questions since the last record of a flow; `None` for other flows.
+    pub fn dns_outcome(&self, flow: &Flow) -> Option<Outcome> {
+        self.questions().outcome(flow)
     }
 
     fn dns(&self) -> MutexGuard<'_, Answers> {
         // Each head is taken in whole.
         self.0.dns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn questions(&self) -> MutexGuard<'_, Questions> {
+        let locked = self.0.questions.lock();
+        locked.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The node's name.

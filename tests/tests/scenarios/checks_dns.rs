@@ -6,7 +6,7 @@ use nodescope_tests::lab::Lab;
 use serde_json::Value;
 
 use crate::checks::{says, says_of};
-use crate::common::{agent, lab};
+use crate::common::{agent, counts, lab, synced};
 
 /// Asks the cluster's DNS from the pod `web`: the code that the client got.
 fn ask(lab: &Lab, name: &str) -> Result<String> {
@@ -41,6 +41,16 @@ fn scenario_32_check_reads_what_dns_servers_answer() -> Result<()> {
         assert!(evidence.contains(words), "{words} not in {evidence}");
     }
     std::fs::write(&zone, whole)?;
+    // Each question once, by the code that its client got, at whatever many hooks.
+    for code in ["NOERROR", "NXDOMAIN", "SERVFAIL"] {
+        counts(
+            &agent,
+            "nodescope_dns_queries_total",
+            &[("rcode", code)],
+            1.0,
+        )?;
+    }
+    counts(&agent, "nodescope_dns_duration_seconds_count", &[], 3.0)?;
     Ok(())
 }
 
@@ -50,7 +60,9 @@ fn scenario_32_check_finds_a_dns_server_that_does_not_answer() -> Result<()> {
     let Some(lab) = lab("c32s")? else {
         return Ok(());
     };
-    let agent = agent(&lab, 0)?;
+    let soon = ["--flow-interval", "500ms", "--idle-timeout", "other=2s"];
+    let agent = lab.start_agent(0, &soon)?;
+    synced(&agent)?;
     let web = lab.pod("web")?.netns();
     let nobody = lab.topology().vm.ip().to_string();
     let args = [
@@ -65,5 +77,7 @@ fn scenario_32_check_finds_a_dns_server_that_does_not_answer() -> Result<()> {
     for words in ["1 without an answer", &nobody] {
         assert!(evidence.contains(words), "{words} not in {evidence}");
     }
+    let none = [("rcode", "none")];
+    counts(&agent, "nodescope_dns_queries_total", &none, 1.0)?;
     Ok(())
 }

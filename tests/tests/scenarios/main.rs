@@ -19,6 +19,7 @@ mod interfaces;
 mod kernel;
 mod lifecycle;
 mod monitoring;
+mod monitoring_expiry;
 mod monitoring_files;
 mod monitoring_server;
 mod nat;

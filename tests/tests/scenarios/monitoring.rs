@@ -9,13 +9,14 @@ use nodescope_tests::lab::{
     self, Agent, Lab, Netns, Pod, PodSpec, Probe, ProbeKind, Protocol, Service, Topology,
 };
 
-use crate::common::{agent, eventually, get};
+use crate::common::{eventually, get, synced};
+use crate::monitoring_expiry::Brief;
 use crate::monitoring_files::{Faster, dashboards, faster_rules, is_installed};
 use crate::monitoring_server::Prometheus;
 use crate::probes_support::set_endpoints;
 
 /// In place of the rules' ranges and of Grafana's intervals: some scrapes.
-const RANGE: &str = "10s";
+const RANGE: &str = "6s";
 
 /// Where each node tells of the endpoints of `front`.
 const HEALTH_PORT: u16 = 31_990;
@@ -233,9 +234,9 @@ fn prometheus_rules_and_dashboards_on_a_lab() -> Result<()> {
         (
             "NodescopeLoadBalancerProbeAbsent",
             "> 120",
-            "> 5".to_owned(),
+            "> 4".to_owned(),
         ),
-        ("NodescopeKubeletProbeAbsent", "> 300", "> 5".to_owned()),
+        ("NodescopeKubeletProbeAbsent", "> 300", "> 4".to_owned()),
     ];
     lab.lb(lab.topology().vip(2)).steer(0)?;
     let faster = Faster {
@@ -244,7 +245,9 @@ fn prometheus_rules_and_dashboards_on_a_lab() -> Result<()> {
         thresholds: &thresholds,
     };
     let (rules, alerts) = faster_rules(&faster)?;
-    let mut agent = agent(&lab, 0)?;
+    let soon = ["--flow-interval", "500ms", "--metrics-expiry", "2s"];
+    let mut agent = lab.start_agent(0, &soon)?;
+    synced(&agent)?;
     let prometheus = Prometheus::start(&lab, &rules)?;
     let web = lab.pod("web")?;
 
@@ -254,6 +257,7 @@ fn prometheus_rules_and_dashboards_on_a_lab() -> Result<()> {
         ensure!(targets == [("up".to_owned(), String::new())], "{targets:?}");
         Ok(true)
     })?;
+    let brief = Brief::come_and_go(&lab, &agent, &prometheus)?;
     lab.play()?;
     round(&lab)?;
     lint(&lab, &agent)?;
@@ -294,6 +298,9 @@ fn prometheus_rules_and_dashboards_on_a_lab() -> Result<()> {
         ensure!(left.is_empty(), "without data: {left:#?}");
         Ok(true)
     })?;
+
+    // What is gone comes back.
+    brief.come_back(&lab, &agent, &prometheus)?;
 
     // The probers fall silent.
     lab.pause_lb_probes(true)?;

@@ -96,6 +96,17 @@ impl Prometheus {
         Ok(samples.iter().filter_map(value).collect())
     }
 
+    /// The samples of the one series that a range selector has, the oldest first.
+    pub fn samples(&self, selector: &str) -> Result<Vec<f64>> {
+        let data = self.api("query", &[("query", selector)])?;
+        let series = data["result"].as_array().context("no result")?;
+        ensure!(series.len() == 1, "{selector}: {} series", series.len());
+        let samples = series[0]["values"].as_array().context("no samples")?;
+        let value = |sample: &Value| sample[1].as_str()?.parse().ok();
+        let values: Option<_> = samples.iter().map(value).collect();
+        values.context("a sample that is no number")
+    }
+
     /// Whether a query has a value that is a number.
     pub fn has_data(&self, expr: &str) -> Result<bool> {
         Ok(self.query(expr)?.iter().any(|value| !value.is_nan()))

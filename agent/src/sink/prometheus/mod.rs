@@ -9,6 +9,7 @@
 //! Metrics are made by the registrar, which also writes down what there is: [`page`] lists it.
 
 mod connections;
+mod dns;
 mod family;
 mod feed;
 mod flows;
@@ -36,6 +37,7 @@ use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use crate::cluster::Inventory;
 use crate::flow::Flow;
+use crate::insight::dns::Outcome;
 use crate::insight::probes::{Ended, LocalEndpoints};
 
 pub use feed::{Sources, feed};
@@ -94,6 +96,7 @@ pub struct Metrics {
     swept: Mutex<Option<Instant>>,
     flows: Mutex<flows::FlowMetrics>,
     probes: Mutex<probes::ProbeMetrics>,
+    dns: dns::DnsMetrics,
     own: SelfMetrics,
 }
 
@@ -106,6 +109,7 @@ impl Metrics {
         let mut registrar = Registrar::new(options.max_series)?;
         let flows = flows::FlowMetrics::new(&mut registrar, options.labels.clone())?;
         let probes = probes::ProbeMetrics::new(&mut registrar)?;
+        let dns = dns::DnsMetrics::new(&mut registrar)?;
         let own = SelfMetrics::new(&mut registrar)?;
         let (registry, catalog) = registrar.done();
         Ok(Self {
@@ -116,6 +120,7 @@ impl Metrics {
             swept: Mutex::default(),
             flows: Mutex::new(flows),
             probes: Mutex::new(probes),
+            dns,
             own,
         })
     }
@@ -143,6 +148,11 @@ impl Metrics {
             probes.observe(one, now);
         }
         probes.set_local_endpoints(services);
+    }
+
+    /// Counts what became of DNS questions.
+    pub fn observe_dns(&self, outcome: &Outcome) {
+        self.dns.observe(outcome);
     }
 
     /// Ends the series of pods, workloads and services that are gone, and of which nothing was

@@ -160,6 +160,25 @@ fn a_service_that_is_named_late_is_counted_once() -> Tested {
 }
 
 #[test]
+fn dns_questions_by_their_outcome() -> Tested {
+    let metrics = Metrics::new(&Options::default())?;
+    for latency in [Some(Duration::from_millis(2)), None] {
+        metrics.observe_dns(&Outcome {
+            answered: vec![("NOERROR", 2)],
+            unread: 1,
+            unanswered: 0,
+            latency,
+        });
+    }
+    let series = |code| format!("nodescope_dns_queries_total{{qtype=\"\",rcode=\"{code}\"}}");
+    assert_value!(metrics, &series("NOERROR"), Some(4.0));
+    assert_value!(metrics, &series("unread"), Some(2.0));
+    assert_value!(metrics, &series("none"), None);
+    assert_value!(metrics, "nodescope_dns_duration_seconds_count", Some(1.0));
+    Ok(())
+}
+
+#[test]
 fn packets_that_died_are_counted_as_such_alone() -> Tested {
     let metrics = Metrics::new(&Options::default())?;
     let mut flow = as_event(pod_to_pod(), Event::Drop);
