@@ -7,8 +7,11 @@ use nodescope_tests::lab::{Agent, Lab, PodSpec};
 use crate::common::{eventually, get, metric, number, records};
 use crate::monitoring_server::Prometheus;
 
-/// The pod, and its workload in the labels.
+/// The pod's workload.
 const NAME: &str = "brief";
+
+/// The pods of its two lives: as in a cluster, no two have the same uid.
+const PODS: [&str; 2] = ["brief", "brief2"];
 
 /// What it sends, as the agent counts it.
 const SERIES: &str =
@@ -31,10 +34,17 @@ fn sent(agent: &Agent) -> Result<u64> {
         .sum())
 }
 
-/// Starts the pod, has it fetch something so often, and waits until the agent and Prometheus count
-/// what was sent beyond `before`: how much that is.
-fn live(lab: &Lab, agent: &Agent, prometheus: &Prometheus, times: u32, before: u64) -> Result<u64> {
-    let pod = lab.add_pod(PodSpec::new(NAME, 0))?;
+/// Starts the pod, has it fetch something, less often in its second life, and waits until the agent
+/// and Prometheus count what was sent beyond `before`: how much that is.
+fn live(
+    lab: &Lab,
+    agent: &Agent,
+    prometheus: &Prometheus,
+    life: usize,
+    before: u64,
+) -> Result<u64> {
+    let pod = lab.add_pod(PodSpec::new(PODS[life], 0).app(NAME))?;
+    let times = 3 - life;
     let url = format!("http://{}:8080/", lab.pod("web2")?.ip());
     for _ in 0..times {
         get(&pod.netns(), &url)?;
@@ -47,7 +57,7 @@ fn live(lab: &Lab, agent: &Agent, prometheus: &Prometheus, times: u32, before: u
             let pod = record.flow("/source/pod_name").as_str();
             record.event() == "close" && pod == Some(name.as_str())
         });
-        ensure!(closed.count() >= times as usize, "connections are open");
+        ensure!(closed.count() >= times, "connections are open");
         here = sent(agent)? - before;
         let counted = metric(agent, "nodescope_flow_packets_total", &labels)?;
         ensure!(counted == Some(here as f64), "{counted:?} of {here}");
@@ -61,8 +71,8 @@ fn live(lab: &Lab, agent: &Agent, prometheus: &Prometheus, times: u32, before: u
 impl Brief {
     /// A first life, and its end.
     pub fn come_and_go(lab: &Lab, agent: &Agent, prometheus: &Prometheus) -> Result<Self> {
-        let sent = live(lab, agent, prometheus, 3, 0)?;
-        lab.remove_pod(NAME)?;
+        let sent = live(lab, agent, prometheus, 0, 0)?;
+        lab.remove_pod(PODS[0])?;
         Ok(Self { sent })
     }
 
@@ -71,7 +81,7 @@ impl Brief {
         eventually("the series has ended", || {
             Ok(prometheus.query(SERIES)?.is_empty())
         })?;
-        let again = live(lab, agent, prometheus, 2, self.sent)?;
+        let again = live(lab, agent, prometheus, 1, self.sent)?;
         ensure!(again < self.sent, "{again} after {}", self.sent);
         let samples = prometheus.samples(&format!("{SERIES}[10m]"))?;
         let first = *samples.first().context("no samples")?;

@@ -35,7 +35,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it on node 0 with these rules and the agent there as its target.
+    /// Starts it on node 0 with these rules, and nothing to read yet.
     pub fn start(lab: &Lab, rules: &str) -> Result<Self> {
         let dir = lab.run_dir().join("prometheus");
         std::fs::create_dir_all(&dir)?;
@@ -43,9 +43,7 @@ impl Prometheus {
         std::fs::write(&config, CONFIG)?;
         std::fs::write(dir.join("rules.yaml"), rules)?;
         let targets = dir.join("targets.json");
-        let node = &lab.topology().nodes[0].name;
-        let target = json!([{"targets": ["127.0.0.1:9817"], "labels": {"node": node}}]);
-        std::fs::write(&targets, target.to_string())?;
+        std::fs::write(&targets, "[]")?;
         let netns = lab.node(0);
         let argv = [
             "prometheus".to_owned(),
@@ -68,11 +66,13 @@ impl Prometheus {
         Ok(prometheus)
     }
 
-    /// Takes its only target away from it.
-    pub fn without_targets(&self) -> Result<()> {
+    /// Tells it of the agent on node 0. It looks at what it is told every five seconds.
+    pub fn add_agent(&self, lab: &Lab) -> Result<()> {
+        let node = &lab.topology().nodes[0].name;
+        let target = json!([{"targets": ["127.0.0.1:9817"], "labels": {"node": node}}]);
         // Renamed into place: it must not read half of it.
         let new = self.targets.with_extension("new");
-        std::fs::write(&new, "[]")?;
+        std::fs::write(&new, target.to_string())?;
         Ok(std::fs::rename(&new, &self.targets)?)
     }
 
