@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::thread;
 
-use nodescope::datapath::{Datapath, Method, Settings, Side};
+use nodescope::datapath::{Datapath, Method, Pinning, Settings, Side};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Outcome = Result<(), Failure>;
@@ -105,6 +105,7 @@ fn load(method: Method) -> Result<Datapath, nodescope::datapath::Error> {
         max_connections: 1024,
         nat: true,
         method: Some(method),
+        pinning: None,
     })
 }
 
@@ -244,6 +245,92 @@ fn clsact_filters_of_a_killed_agent_are_replaced() -> Outcome {
     send(&namespaces, 4, 10)?;
     assert_eq!(counted(&mut next)?, vec![[(4, 4 * (HEADERS + 10)), (0, 0)]]);
     Ok(())
+}
+
+/// A folder on a BPF file system of its own, which goes with the value.
+struct Bpffs(tempfile::TempDir);
+
+impl Bpffs {
+    fn mount() -> Result<Self, Failure> {
+        let folder = tempfile::tempdir()?;
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("bpf", folder.path(), "bpf", flags, None)?;
+        Ok(Self(folder))
+    }
+
+    fn load(&self, method: Method) -> Result<Datapath, nodescope::datapath::Error> {
+        Datapath::load(&Settings {
+            max_connections: 1024,
+            nat: true,
+            method: Some(method),
+            pinning: Some(Pinning {
+                folder: self.0.path().join("nodescope"),
+                keep: true,
+            }),
+        })
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// What passes while nobody is there is in the table that the next one takes over, with the same
+/// hooks; another one beside it is refused.
+fn goes_on(method: Method) -> Outcome {
+    let namespaces = Namespaces::new(&format!("on{}", method.name()))?;
+    let bpffs = Bpffs::mount()?;
+    let mut before = None;
+    for round in 1..=3_u64 {
+        let mut datapath = namespaces.enter("", || -> Result<Datapath, Failure> {
+            let mut datapath = bpffs.load(method)?;
+            datapath.attach(interface_index("near")?, "near", Side::Port)?;
+            if round == 1 {
+                let Err(error) = bpffs.load(method).map(drop) else {
+                    return Err("two have what is pinned".into());
+                };
+                assert!(error.to_string().contains("another agent"), "{error}");
+            }
+            Ok(datapath)
+        })?;
+        assert_eq!(datapath.taken_over(), round > 1);
+        let hooks = namespaces.enter("", || filters("near"))?;
+        let expected = usize::from(method == Method::Clsact);
+        assert_eq!(hooks, [expected; 2]);
+        send(&namespaces, 3, 10)?;
+        let packets = round * 5 - 2;
+        let counts = counted(&mut datapath)?;
+        assert_eq!(counts, vec![[(packets, packets * (HEADERS + 10)), (0, 0)]]);
+        // The record is the same all along.
+        let mut keys = Vec::new();
+        datapath.for_each(|_, record| keys.push(record.first_ns))?;
+        assert_eq!(*before.get_or_insert(keys.clone()), keys);
+        drop(datapath);
+        send(&namespaces, 2, 10)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn tcx_goes_on_after_a_restart() -> Outcome {
+    if !is_root() {
+        return Ok(());
+    }
+    if Method::of_this_kernel() != Method::Tcx {
+        println!("skipped: this kernel has no TCX");
+        return Ok(());
+    }
+    goes_on(Method::Tcx)
+}
+
+#[test]
+fn clsact_goes_on_after_a_restart() -> Outcome {
+    if !is_root() {
+        return Ok(());
+    }
+    goes_on(Method::Clsact)
 }
 
 /// While the kernel keeps statistics, each packet is a run.

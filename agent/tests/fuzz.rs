@@ -72,6 +72,7 @@ fn loaded() -> Result<Option<Datapath>, Failure> {
         max_connections: CONNECTIONS,
         nat: false,
         method: Some(Method::of_this_kernel()),
+        pinning: None,
     })?))
 }
 

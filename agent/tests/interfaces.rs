@@ -103,6 +103,7 @@ fn load(method: Option<Method>) -> Result<Datapath> {
         max_connections: 1024,
         nat: false,
         method,
+        pinning: None,
     })?)
 }
 

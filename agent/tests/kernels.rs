@@ -40,6 +40,7 @@ fn loaded() -> Result<MutexGuard<'static, Datapath>> {
             max_connections: 1024,
             nat: true,
             method: None,
+            pinning: None,
         })?;
         let _ = LOADED.set(Mutex::new(datapath));
     }

@@ -15,8 +15,11 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::{nat_source, probing};
 use crate::cluster::{self, Inventory, Local};
-use crate::config::{AgentArgs, Config, KubeSource, LogFormat, LogTarget, MetricLabel, NatSource};
-use crate::engine::{Engine, Intervals, Settings, Status};
+use crate::config::{
+    AgentArgs, AttachBy, Config, KubeSource, LogFormat, LogTarget, MetricLabel, NatSource,
+};
+use crate::datapath::{Method, Pinning};
+use crate::engine::{Engine, Intervals, Settings, Settle, Status};
 use crate::flow::{Flow, Moment, Timeouts};
 use crate::insight::drops::Losses;
 use crate::insight::here::Here;
@@ -45,11 +48,17 @@ pub fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         }
     };
     log_to_stderr(&config);
+    let detach = config.detach;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(agent(config));
+    let outcome = runtime.block_on(async {
+        match detach {
+            true => super::detach::detach(&config).await,
+            false => agent(config).await,
+        }
+    });
     // A disk or a peer that hangs must not keep a stopped agent alive.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     outcome.map(|()| ExitCode::SUCCESS)
@@ -142,7 +151,7 @@ async fn agent(config: Config) -> anyhow::Result<()> {
             tracing::error!(%error, "the local API ended");
         }
     });
-    let log = flow_log(&config)?;
+    let log = flow_log(&config, engine.settle())?;
     let (log, writer) = log.unzip();
     let metrics = Arc::new(Metrics::new(&metric_options(&config))?);
     metrics
@@ -193,7 +202,12 @@ async fn agent(config: Config) -> anyhow::Result<()> {
         drain: DRAIN.min(config.flow_interval),
         flow: config.flow_interval,
     };
-    let outlet = Sinks { emit, room };
+    let outlet = Sinks {
+        emit,
+        room,
+        settle: engine.settle(),
+        unsettled: Vec::new(),
+    };
     engine::run(engine, intervals, watch.subscribe(), status, stop, outlet).await?;
     tracing::info!("stopped");
     if let Some(writer) = writer {
@@ -209,11 +223,22 @@ async fn agent(config: Config) -> anyhow::Result<()> {
 struct Sinks<E> {
     emit: E,
     room: Option<FlowLog>,
+    settle: Settle,
+    /// What is out without a log, where the log would say so.
+    unsettled: Vec<Arc<Flow>>,
 }
 
-impl<E: FnMut(Flow) + Send> engine::Outlet for Sinks<E> {
+impl<E: FnMut(Flow) -> Arc<Flow> + Send> engine::Outlet for Sinks<E> {
     fn emit(&mut self, flow: Flow) {
-        (self.emit)(flow);
+        let flow = (self.emit)(flow);
+        if self.room.is_none() {
+            self.unsettled.push(flow);
+        }
+    }
+
+    fn flush(&mut self) {
+        self.settle.told(&self.unsettled);
+        self.unsettled.clear();
     }
 
     fn room(&self) -> usize {
@@ -238,7 +263,7 @@ fn emitter(
     observer: Observer,
     log: Option<FlowLog>,
     metrics: Arc<Metrics>,
-) -> impl FnMut(Flow) + Send + use<> {
+) -> impl FnMut(Flow) -> Arc<Flow> + Send + use<> {
     let name = name.to_owned();
     let here = move |view: &NodeView| (Local::new(&name, view), node::model(view, None).kind);
     let (mut local, mut model) = here(&nodes.borrow_and_update());
@@ -266,7 +291,8 @@ fn emitter(
         if let Some(log) = &log {
             log.push([Arc::clone(&flow)]);
         }
-        observer.push([flow]);
+        observer.push([Arc::clone(&flow)]);
+        flow
     }
 }
 
@@ -278,7 +304,15 @@ fn settings(config: &Config, node: &Arc<str>, filter: InterfaceFilter) -> Settin
         datapath: datapath::Settings {
             max_connections: config.max_connections,
             nat: matches!(config.nat_source, NatSource::Auto | NatSource::Skb),
-            method: None,
+            method: match config.attach {
+                AttachBy::Auto => None,
+                AttachBy::Tcx => Some(Method::Tcx),
+                AttachBy::Clsact => Some(Method::Clsact),
+            },
+            pinning: config.bpffs.clone().map(|folder| Pinning {
+                folder,
+                keep: !config.detach_on_exit,
+            }),
         },
         filter,
         timeouts: Timeouts {
@@ -360,7 +394,10 @@ fn kernel_release() -> String {
         .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
-fn flow_log(config: &Config) -> Result<Option<(FlowLog, sink::log::Writer)>, sink::log::Error> {
+fn flow_log(
+    config: &Config,
+    settle: Settle,
+) -> Result<Option<(FlowLog, sink::log::Writer)>, sink::log::Error> {
     let Some(log) = &config.flow_log else {
         return Ok(None);
     };
@@ -368,7 +405,7 @@ fn flow_log(config: &Config) -> Result<Option<(FlowLog, sink::log::Writer)>, sin
         LogTarget::Stdout => std::path::Path::new("-"),
         LogTarget::File(path) => path,
     };
-    FlowLog::open(path).map(Some)
+    FlowLog::open(path, settle).map(Some)
 }
 
 /// Turns true at the first SIGTERM or SIGINT.

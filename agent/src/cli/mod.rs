@@ -5,6 +5,7 @@ pub mod check;
 mod check_agents;
 mod check_route;
 mod completion;
+mod detach;
 mod drops;
 mod failure;
 mod filters;

@@ -8,8 +8,8 @@ use clap::builder::RangedU64ValueParser;
 use ipnet::IpNet;
 
 use super::values::{
-    Interval, KubeChoice, Listen, LogFormat, LogLevel, LogTarget, MetricLabel, NatSource, Size,
-    Timeouts,
+    AttachBy, Bpffs, Interval, KubeChoice, Listen, LogFormat, LogLevel, LogTarget, MetricLabel,
+    NatSource, Size, Timeouts,
 };
 
 /// Largest flow table: 2^24 conversations a hook, some gigabytes of kernel memory.
@@ -179,6 +179,25 @@ pub struct AgentArgs {
     )]
     pub non_masquerade_cidr: Option<Vec<IpNet>>,
 
+    /// Folder on a BPF file system where programs and tables outlive the agent, so that the next
+    /// one goes on with the counts, or `none` [default: /sys/fs/bpf/nodescope]
+    #[arg(long, value_name = "DIR|none", env = "NODESCOPE_BPFFS")]
+    pub bpffs: Option<Bpffs>,
+
+    /// How programs hang on interfaces [default: auto]
+    #[arg(long, value_enum, value_name = "HOW", env = "NODESCOPE_ATTACH")]
+    pub attach: Option<AttachBy>,
+
+    /// Take programs and tables away when the agent is told to stop
+    #[arg(long, value_name = "BOOL", env = "NODESCOPE_DETACH_ON_EXIT",
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub detach_on_exit: Option<bool>,
+
+    /// Remove everything that agents left on this node, and end: programs, tables, filters
+    #[arg(long, value_name = "BOOL", env = "NODESCOPE_DETACH",
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub detach: Option<bool>,
+
     /// Which ends' names the flow metrics carry [default: namespace and workload of both]
     #[arg(
         long,
@@ -225,8 +244,8 @@ impl AgentArgs {
             flow_interval, idle_timeout, listen_metrics, socket, listen_hubble, tls_cert, tls_key,
             tls_client_ca, insecure_listen, flow_log, flow_log_max_size, flow_log_max_files,
             flow_log_include, flow_log_exclude, nat_source, capture_dns, probe_sources, pod_cidr,
-            node_cidr, service_cidr, non_masquerade_cidr, metrics_labels, metrics_max_series,
-            metrics_expiry, log_format, log_level,
+            node_cidr, service_cidr, non_masquerade_cidr, bpffs, attach, detach_on_exit, detach,
+            metrics_labels, metrics_max_series, metrics_expiry, log_format, log_level,
         )
     }
 }

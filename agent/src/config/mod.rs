@@ -17,12 +17,14 @@ pub use args::AgentArgs;
 pub use file::FileError;
 pub use settings::{Cidrs, Config, FlowLog, Hubble, IdleTimeout, KubeSource, Tls};
 pub use values::{
-    Interval, KubeChoice, Listen, LogFormat, LogLevel, LogTarget, MetricLabel, NatSource, Size,
-    Timeouts,
+    AttachBy, Bpffs, Interval, KubeChoice, Listen, LogFormat, LogLevel, LogTarget, MetricLabel,
+    NatSource, Size, Timeouts,
 };
 
 /// Where the CLI finds the agent of its node.
 pub const DEFAULT_SOCKET: &str = "/run/nodescope/agent.sock";
+/// Where programs and tables outlive the agent.
+pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/nodescope";
 /// Where Prometheus finds the agent.
 pub const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9817);
 /// Where Azure's load-balancer probes come from, and its DNS and wire server answer
@@ -163,6 +165,14 @@ impl Config {
                 service: networks(args.service_cidr),
                 non_masquerade: networks(args.non_masquerade_cidr),
             },
+            bpffs: match args.bpffs {
+                None => Some(DEFAULT_BPFFS.into()),
+                Some(Bpffs::Folder(folder)) => Some(folder),
+                Some(Bpffs::None) => None,
+            },
+            attach: args.attach.unwrap_or_default(),
+            detach_on_exit: args.detach_on_exit.unwrap_or(false),
+            detach: args.detach.unwrap_or(false),
             metrics_labels: labels(args.metrics_labels),
             metrics_max_series: args.metrics_max_series.unwrap_or(DEFAULT_SERIES),
             metrics_expiry: args

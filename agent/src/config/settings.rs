@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::values::{LogFormat, LogLevel, LogTarget, MetricLabel, NatSource};
+use super::values::{AttachBy, LogFormat, LogLevel, LogTarget, MetricLabel, NatSource};
 
 /// How the agent finds the Kubernetes API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +111,14 @@ pub struct Config {
     pub probe_sources: Vec<IpAddr>,
     /// Address ranges that override discovery.
     pub cidrs: Cidrs,
+    /// Where programs and tables outlive the agent.
+    pub bpffs: Option<PathBuf>,
+    /// How programs hang on interfaces.
+    pub attach: AttachBy,
+    /// Whether they go when the agent is told to stop.
+    pub detach_on_exit: bool,
+    /// Whether all that is to be done is to remove what agents left.
+    pub detach: bool,
     /// Names that flow metrics carry; sorted, each once.
     pub metrics_labels: Vec<MetricLabel>,
     /// Series that one metric may have.

@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser};
 
 use super::file::parse;
 use super::{
-    AgentArgs, Config, Error, FileError, KubeSource, LogTarget, MetricLabel, NatSource,
+    AgentArgs, AttachBy, Config, Error, FileError, KubeSource, LogTarget, MetricLabel, NatSource,
     Surroundings,
 };
 
@@ -57,6 +57,12 @@ fn defaults_are_those_of_the_documentation() -> Outcome {
     assert_eq!(config.hubble, None);
     assert_eq!(config.flow_log, None);
     assert_eq!(config.nat_source, NatSource::Auto);
+    assert_eq!(
+        config.bpffs.as_deref(),
+        Some(Path::new("/sys/fs/bpf/nodescope"))
+    );
+    assert_eq!(config.attach, AttachBy::Auto);
+    assert!(!config.detach && !config.detach_on_exit);
     assert_eq!(
         config.probe_sources,
         ["168.63.129.16".parse::<std::net::IpAddr>()?]
@@ -267,5 +273,21 @@ fn hubble_is_open_to_the_network_only_on_purpose() -> Outcome {
         resolve("--tls-client-ca c.pem")?,
         Err(Error::ClientCaAlone)
     ));
+    Ok(())
+}
+
+#[test]
+fn what_outlives_the_agent_can_be_switched_off() -> Outcome {
+    let config = Config::resolve(flags("--bpffs none --detach-on-exit")?, around())?;
+    assert_eq!(config.bpffs, None);
+    assert!(config.detach_on_exit);
+    let said = file("bpffs: /sys/fs/bpf/other\nattach: clsact\n")?;
+    let config = Config::resolve(said, around())?;
+    assert_eq!(
+        config.bpffs.as_deref(),
+        Some(Path::new("/sys/fs/bpf/other"))
+    );
+    assert_eq!(config.attach, AttachBy::Clsact);
+    assert!(complaint(flags("--bpffs some/where")).contains("--bpffs"));
     Ok(())
 }

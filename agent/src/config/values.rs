@@ -130,6 +130,39 @@ impl FromStr for KubeChoice {
     }
 }
 
+/// The value of `--bpffs`: a folder, or `none`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bpffs {
+    /// Nothing outlives the agent.
+    None,
+    /// A folder on a BPF file system, made if need be.
+    Folder(PathBuf),
+}
+
+impl FromStr for Bpffs {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            folder if folder.starts_with('/') => Ok(Self::Folder(folder.into())),
+            _ => Err("write a folder with its whole path, or none".to_owned()),
+        }
+    }
+}
+
+/// How programs hang on interfaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum AttachBy {
+    /// TCX links where the kernel has them (6.6 and later), clsact filters before.
+    #[default]
+    Auto,
+    /// TCX links.
+    Tcx,
+    /// Filters on the clsact queueing discipline.
+    Clsact,
+}
+
 /// Where the flow log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogTarget {

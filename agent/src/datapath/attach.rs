@@ -1,19 +1,23 @@
 //! Programs on interfaces: TCX links where the kernel has them, clsact filters before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use aya::programs::{
-    LinkOrder, ProgramError, SchedClassifier, TcAttachType,
-    tc::{NlOptions, SchedClassifierLinkId, TcAttachOptions, TcError, qdisc_add_clsact},
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+    qdisc_detach_program,
 };
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
 
 use super::Error;
+use super::pins::Pins;
 
 /// How a program hangs on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
-    /// A TCX link (6.6 and later): gone with the agent, beside other people's programs.
+    /// A TCX link (6.6 and later): gone with the agent unless it is pinned, beside other people's
+    /// programs.
     Tcx,
     /// A clsact filter through netlink.
     Clsact,
@@ -59,29 +63,50 @@ impl Side {
     }
 }
 
-/// clsact filters of the agent carry this priority, so that they are known after a crash.
+/// clsact filters of the agent carry this priority and handle, so that the next agent can put its
+/// programs in their place.
 const PRIORITY: u16 = 49_817;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
 
-/// The programs of an interface and their links.
-type Links = Vec<(&'static str, SchedClassifierLinkId)>;
+/// What holds a program on an interface.
+enum Held {
+    /// Let go of, the program goes.
+    Owned(SchedClassifierLink),
+    /// The file holds it.
+    Pinned(PinnedLink),
+}
 
 struct Hooks {
     side: Side,
-    links: Links,
+    links: Vec<Held>,
+}
+
+/// An interface, as the kernel's calls want it named.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    ifindex: u32,
+    name: &'a str,
+    direction: TcAttachType,
 }
 
 /// What is attached.
 pub struct Attached {
     method: Method,
     hooks: HashMap<u32, Hooks>,
+    /// Interfaces whose clsact qdisc this process made.
+    qdiscs: HashSet<u32>,
+    /// Interfaces that have clsact filters of an earlier agent.
+    filtered: HashSet<u32>,
 }
 
 impl Attached {
-    /// Nothing yet.
-    pub fn new(method: Method) -> Self {
+    /// Nothing yet; `filtered` are interfaces that have clsact filters of an earlier agent.
+    pub fn new(method: Method, filtered: HashSet<u32>) -> Self {
         Self {
             method,
             hooks: HashMap::new(),
+            qdiscs: HashSet::new(),
+            filtered,
         }
     }
 
@@ -96,51 +121,44 @@ impl Attached {
         hooks.is_some_and(|hooks| hooks.links.len() == hooks.side.programs().len())
     }
 
-    /// Hangs both hooks on an interface; nothing happens when they are there.
-    ///
-    /// # Errors
-    ///
-    /// The kernel refuses; then neither is left.
-    pub fn attach(
-        &mut self,
-        ebpf: &mut aya::Ebpf,
-        ifindex: u32,
-        name: &str,
-        side: Side,
-    ) -> Result<(), Error> {
-        self.attach_first(ebpf, ifindex, name, side, side.programs().len())
-    }
-
-    /// The same for the first `count` of the two: ingress, egress.
+    /// Hangs the first `count` hooks (ingress, egress) on an interface, in place of those of an
+    /// earlier agent; nothing happens when they are there.
     ///
     /// # Errors
     ///
     /// The kernel refuses, or another interface has the name by now; then neither is left.
-    pub fn attach_first(
+    pub(super) fn attach_first(
         &mut self,
         ebpf: &mut aya::Ebpf,
-        ifindex: u32,
-        name: &str,
+        pins: Option<&Pins>,
+        (ifindex, name): (u32, &str),
         side: Side,
         count: usize,
     ) -> Result<(), Error> {
         match self.hooks.get(&ifindex) {
             Some(hooks) if hooks.side == side && hooks.links.len() >= count => return Ok(()),
             // It has become something else, an uplink for example.
-            Some(hooks) if hooks.side != side => self.detach(ebpf, ifindex),
+            Some(hooks) if hooks.side != side => self.detach(ifindex),
             _ => {}
         }
-        let known = self.hooks.remove(&ifindex);
-        if known.is_none() && self.method == Method::Clsact {
-            clear(name);
-        }
-        let mut links = known.map_or_else(Links::new, |hooks| hooks.links);
-        let wanted = side.programs().into_iter().take(count).skip(links.len());
-        for (program, direction) in wanted {
-            match attach(ebpf, program, (ifindex, name), direction, self.method) {
-                Ok(link) => links.push((program, link)),
+        let mut links = match self.hooks.remove(&ifindex) {
+            Some(hooks) => hooks.links,
+            None => {
+                self.clear_way(pins, ifindex, name);
+                Vec::new()
+            }
+        };
+        let wanted = side.programs().into_iter().take(count);
+        for (program, direction) in wanted.skip(links.len()) {
+            let place = Place {
+                ifindex,
+                name,
+                direction,
+            };
+            match self.hang(ebpf, pins, program, place) {
+                Ok(link) => links.push(link),
                 Err(source) => {
-                    release(ebpf, ifindex, links);
+                    links.into_iter().for_each(|link| release(ifindex, link));
                     return Err(Error::Attach {
                         interface: name.to_owned(),
                         source: Box::new(source),
@@ -152,10 +170,64 @@ impl Attached {
         Ok(())
     }
 
+    /// Removes what a run of the other method left on an interface.
+    fn clear_way(&mut self, pins: Option<&Pins>, ifindex: u32, name: &str) {
+        match self.method {
+            // Links of a run that used them.
+            Method::Clsact if pins.is_some() => pins.into_iter().for_each(|pins| pins.unlink(ifindex)),
+            // Filters that nobody may take over.
+            Method::Clsact => {
+                clear(name);
+            }
+            // Filters of a run that used them.
+            Method::Tcx if self.filtered.remove(&ifindex) => {
+                clear(name);
+            }
+            Method::Tcx => {}
+        }
+    }
+
+    fn hang(
+        &mut self,
+        ebpf: &mut aya::Ebpf,
+        pins: Option<&Pins>,
+        program: &str,
+        place: Place<'_>,
+    ) -> Result<Held, ProgramError> {
+        has_name(place)?;
+        let held = match self.method {
+            Method::Tcx => attach_tcx(ebpf, pins, program, place)?,
+            Method::Clsact => self.attach_clsact(ebpf, pins.is_some(), program, place)?,
+        };
+        // Meanwhile, too.
+        if let Err(error) = has_name(place) {
+            release(place.ifindex, held);
+            return Err(error);
+        }
+        Ok(held)
+    }
+
     /// Takes the hooks off an interface. One that is gone has taken them along: no error.
-    pub fn detach(&mut self, ebpf: &mut aya::Ebpf, ifindex: u32) {
-        if let Some(hooks) = self.hooks.remove(&ifindex) {
-            release(ebpf, ifindex, hooks.links);
+    pub fn detach(&mut self, ifindex: u32) {
+        let hooks = self.hooks.remove(&ifindex);
+        let links = hooks.into_iter().flat_map(|hooks| hooks.links);
+        links.for_each(|link| release(ifindex, link));
+    }
+
+    /// Takes all hooks off.
+    pub fn detach_all(&mut self) {
+        for ifindex in self.interfaces() {
+            self.detach(ifindex);
+        }
+    }
+
+    /// Leaves every program where it is when this process ends.
+    pub fn keep(&mut self) {
+        for link in self.hooks.drain().flat_map(|(_, hooks)| hooks.links) {
+            // A clsact filter is removed by its link's destructor, a pinned link only by hand.
+            if let Held::Owned(link) = link {
+                std::mem::forget(link);
+            }
         }
     }
 
@@ -163,12 +235,61 @@ impl Attached {
     pub fn interfaces(&self) -> Vec<u32> {
         self.hooks.keys().copied().collect()
     }
+
+    /// Whether this process made the clsact qdisc of an interface.
+    pub fn made_qdisc(&self, ifindex: u32) -> bool {
+        self.qdiscs.contains(&ifindex)
+    }
+
+    /// Puts the program into the filter of an earlier agent, or makes a filter.
+    fn attach_clsact(
+        &mut self,
+        ebpf: &mut aya::Ebpf,
+        replace: bool,
+        name: &str,
+        place: Place<'_>,
+    ) -> Result<Held, ProgramError> {
+        let Place {
+            ifindex,
+            name: interface,
+            direction,
+        } = place;
+        match qdisc_add_clsact(interface) {
+            Ok(()) => {
+                self.qdiscs.insert(ifindex);
+            }
+            // There already, ours or another's.
+            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(error) => tracing::debug!(interface, %error, "clsact was not added"),
+        }
+        let program = program(ebpf, name)?;
+        if replace {
+            let earlier =
+                SchedClassifierLink::attached(interface, direction, PRIORITY, HANDLE, None)
+                    .map_err(TcError::IoError)?;
+            // There may be none.
+            if let Ok(id) = program.attach_to_link(earlier) {
+                return program.take_link(id).map(Held::Owned);
+            }
+        }
+        let options = TcAttachOptions::Netlink(NlOptions {
+            priority: PRIORITY,
+            handle: HANDLE,
+            ..NlOptions::default()
+        });
+        let id = program.attach_with_options(interface, direction, options)?;
+        program.take_link(id).map(Held::Owned)
+    }
 }
 
-fn release(ebpf: &mut aya::Ebpf, ifindex: u32, links: Links) {
-    for (name, link) in links {
-        if let Err(error) = detach(ebpf, name, link) {
-            tracing::debug!(ifindex, program = name, %error, "the hook was gone already");
+fn release(ifindex: u32, link: Held) {
+    match link {
+        // The destructor detaches; an interface that is gone has taken its program along.
+        Held::Owned(link) => drop(link),
+        Held::Pinned(link) => {
+            if let Err(error) = link.unpin() {
+                tracing::debug!(ifindex, %error, "the pinned link was gone already");
+            }
         }
     }
 }
@@ -182,47 +303,64 @@ fn program<'a>(
         .try_into()
 }
 
-fn attach(
+/// Puts the program into the link of an earlier agent, at one stroke, or makes a link.
+fn attach_tcx(
     ebpf: &mut aya::Ebpf,
+    pins: Option<&Pins>,
     name: &str,
-    (ifindex, interface): (u32, &str),
-    direction: TcAttachType,
-    method: Method,
-) -> Result<SchedClassifierLinkId, ProgramError> {
-    has_name(ifindex, interface)?;
-    let options = match method {
-        // First: what others drop or redirect after us did come in, and the interface counted it.
-        Method::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
-        Method::Clsact => {
-            match qdisc_add_clsact(interface) {
-                Ok(()) => {}
-                // There already, ours or another's.
-                Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {
-                }
-                Err(error) => tracing::debug!(interface, %error, "clsact was not added"),
-            }
-            TcAttachOptions::Netlink(NlOptions {
-                priority: PRIORITY,
-                ..NlOptions::default()
+    place: Place<'_>,
+) -> Result<Held, ProgramError> {
+    let program = program(ebpf, name)?;
+    let egress = matches!(place.direction, TcAttachType::Egress);
+    let path = pins.map(|pins| pins.link(place.ifindex, egress));
+    if let Some(path) = path.as_ref().filter(|path| path.exists()) {
+        let updated = PinnedLink::from_pin(path)
+            .and_then(|pinned| SchedClassifierLink::try_from(FdLink::from(pinned)))
+            .map_err(|error| super::chain(&error))
+            .and_then(|link| {
+                let id = program.attach_to_link(link);
+                id.map_err(|error| super::chain(&error))
             })
+            .and_then(|id| {
+                // The file holds the link; this is another handle to it.
+                drop(
+                    program
+                        .take_link(id)
+                        .map_err(|error| super::chain(&error))?,
+                );
+                PinnedLink::from_pin(path).map_err(|error| super::chain(&error))
+            });
+        match updated {
+            Ok(pinned) => return Ok(Held::Pinned(pinned)),
+            Err(error) => {
+                // Its interface is gone, and this is another one of the same index.
+                tracing::debug!(interface = place.name, %error, "a link of an earlier run leads nowhere");
+                let _ = std::fs::remove_file(path);
+            }
         }
-    };
-    let link = program(ebpf, name)?.attach_with_options(interface, direction, options)?;
-    // Meanwhile, too.
-    if let Err(error) = has_name(ifindex, interface) {
-        detach(ebpf, name, link)?;
-        return Err(error);
     }
-    Ok(link)
+    // First: what others drop or redirect after us did come in, and the interface counted it.
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program.attach_with_options(place.name, place.direction, options)?;
+    let link = program.take_link(id)?;
+    let Some(path) = path else {
+        return Ok(Held::Owned(link));
+    };
+    let link = FdLink::try_from(link).map_err(|_| ProgramError::NotAttached)?;
+    link.pin(&path).map(Held::Pinned).map_err(|error| {
+        tracing::warn!(interface = place.name, %error, "the link cannot be pinned");
+        ProgramError::NotAttached
+    })
 }
 
 /// Interfaces are attached to by name, and names change: one that was this interface's may be
 /// another's by now.
-fn has_name(ifindex: u32, name: &str) -> Result<(), ProgramError> {
+fn has_name(place: Place<'_>) -> Result<(), ProgramError> {
     let io = |text: String| ProgramError::IOError(std::io::Error::other(text));
-    let terminated = std::ffi::CString::new(name).map_err(|error| io(error.to_string()))?;
+    let terminated = std::ffi::CString::new(place.name).map_err(|error| io(error.to_string()))?;
     // SAFETY: a string that ends in a zero, and is only read.
     let found = unsafe { libc::if_nametoindex(terminated.as_ptr()) };
+    let ifindex = place.ifindex;
     if found == ifindex {
         return Ok(());
     }
@@ -232,19 +370,13 @@ fn has_name(ifindex: u32, name: &str) -> Result<(), ProgramError> {
     }))
 }
 
-fn detach(
-    ebpf: &mut aya::Ebpf,
-    name: &str,
-    link: SchedClassifierLinkId,
-) -> Result<(), ProgramError> {
-    program(ebpf, name)?.detach(link)
-}
-
-/// Removes clsact filters that a killed agent left behind. They are known by their names.
-fn clear(interface: &str) {
+/// Removes clsact filters that an earlier agent left. They are known by their names.
+pub(super) fn clear(interface: &str) -> bool {
     let all = [Side::Port, Side::Host].map(Side::programs);
+    let mut any = false;
     for (name, direction) in all.into_iter().flatten() {
-        if aya::programs::tc::qdisc_detach_program(interface, direction, name).is_ok() {
+        if qdisc_detach_program(interface, direction, name).is_ok() {
+            any = true;
             tracing::info!(
                 interface,
                 program = name,
@@ -252,4 +384,5 @@ fn clear(interface: &str) {
             );
         }
     }
+    any
 }

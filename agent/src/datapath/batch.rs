@@ -201,3 +201,77 @@ pub fn take_or_delete<K: Pod, V: Pod + Default>(
         }
     }
 }
+
+/// Sets an entry.
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub fn set<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    let mut attr = element(map, key, std::ptr::from_ref(value).cast_mut());
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr)
+}
+
+/// Sets many entries in one call.
+///
+/// # Errors
+///
+/// The kernel refuses one of them; those before it are set.
+pub fn set_many<K: Pod, V: Pod>(map: BorrowedFd<'_>, entries: &[(K, V)]) -> io::Result<()> {
+    match entries {
+        [] => return Ok(()),
+        [(key, value)] => return set(map, key, value),
+        _ => {}
+    }
+    let (keys, values): (Vec<K>, Vec<V>) = entries.iter().copied().unzip();
+    let mut attr = attributes();
+    attr.batch.keys = keys.as_ptr() as u64;
+    attr.batch.values = values.as_ptr() as u64;
+    attr.batch.count = keys.len() as u32;
+    attr.batch.map_fd = map.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr)
+}
+
+/// Deletes many entries in as few calls as it takes; those that are not there are no error.
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub fn delete_many<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> {
+    let mut left = keys;
+    while !left.is_empty() {
+        let mut attr = attributes();
+        attr.batch.keys = left.as_ptr() as u64;
+        attr.batch.count = left.len() as u32;
+        attr.batch.map_fd = map.as_raw_fd() as u32;
+        if found(bpf(bpf_cmd::BPF_MAP_DELETE_BATCH, &mut attr))? {
+            return Ok(());
+        }
+        // SAFETY: the kernel wrote back how many it deleted before the one that is not there.
+        let deleted = unsafe { attr.batch.count } as usize;
+        left = left.get(deleted + 1..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// How many entries a hash map with keys of so many bytes has.
+///
+/// # Errors
+///
+/// The kernel refuses.
+pub fn count(map: BorrowedFd<'_>, key_size: u32) -> io::Result<u64> {
+    let mut key = vec![0_u8; key_size as usize];
+    let mut next = key.clone();
+    let mut entries = 0;
+    loop {
+        let mut attr = attributes();
+        attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+        attr.__bindgen_anon_2.key = if entries == 0 { 0 } else { key.as_ptr() as u64 };
+        attr.__bindgen_anon_2.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
+        if !found(bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr))? {
+            return Ok(entries);
+        }
+        entries += 1;
+        std::mem::swap(&mut key, &mut next);
+    }
+}

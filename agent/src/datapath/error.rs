@@ -1,6 +1,7 @@
 //! What can go wrong between the agent and the kernel.
 
 use std::io;
+use std::path::PathBuf;
 
 /// Why the kernel side does not run.
 #[derive(Debug, thiserror::Error)]
@@ -28,5 +29,18 @@ pub enum Error {
         map: &'static str,
         /// Why.
         source: io::Error,
+    },
+    /// Two agents on one node would count and tell everything twice.
+    #[error(
+        "another agent runs on this node and holds {}: stop it first", .0.display()
+    )]
+    Busy(PathBuf),
+    /// What is pinned cannot be used.
+    #[error("{}: {reason}: `nodescope agent --detach` removes what is pinned, --bpffs none does without", .path.display())]
+    Pins {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
     },
 }

@@ -9,11 +9,14 @@ mod drops;
 mod error;
 mod events;
 mod kernel_log;
+pub mod ledger;
 mod loading;
 mod payload;
+mod pins;
 mod pods;
 mod preflight;
 mod programs;
+mod restart;
 mod retransmits;
 mod ring;
 mod slots;
@@ -33,9 +36,12 @@ pub use cost::ProgramCost;
 pub use drops::{Dropped, Drops};
 pub use error::Error;
 pub use events::{Events, Told};
+pub use ledger::Ledger;
 pub use payload::{Head, Heads, ProbeEnds, ProbePorts};
+pub use pins::Pinning;
 pub use preflight::{Preflight, PreflightItem, Verdict, preflight};
 pub use programs::Program;
+pub use restart::{Detached, detach};
 pub use symbols::Symbols;
 
 use loading::{chain, kernel_types, lift_memlock, log_level, offsets, refused};
@@ -50,6 +56,8 @@ pub struct Settings {
     pub nat: bool,
     /// How programs hang on interfaces; `None` for the best that this kernel offers.
     pub method: Option<Method>,
+    /// Where they and the maps outlive the agent; `None` for nowhere.
+    pub pinning: Option<Pinning>,
 }
 
 /// Room in the table of records for each connection that is kept. A connection passes four hooks
@@ -93,6 +101,7 @@ pub struct Datapath {
     nat_off: Option<String>,
     capacity: u32,
     drops: Option<drops::Plan>,
+    restart: restart::Restart,
 }
 
 impl Datapath {
@@ -100,9 +109,13 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// The kernel refuses them.
+    /// The kernel refuses them, or another agent has what is pinned.
     pub fn load(settings: &Settings) -> Result<Self, Error> {
         lift_memlock();
+        let capacity = settings.max_connections.saturating_mul(HOPS_PER_CONNECTION);
+        let object = object();
+        let sizes = sizes(capacity);
+        let restart = restart::Restart::begin(settings, object, &sizes)?;
         let types = kernel_types();
         let sockets = types
             .as_ref()
@@ -119,28 +132,23 @@ impl Datapath {
                 .as_ref()
                 .map_or(SocketOffsets::default(), |known| *known),
         );
-        let capacity = settings.max_connections.saturating_mul(HOPS_PER_CONNECTION);
-        let drop_offsets = drops.offsets();
-        let object = if capability::may_read_kernel() {
-            OBJECT
-        } else {
-            tracing::warn!(
-                "without CAP_PERFMON packets are read by helpers, which takes longer, and the \
-                 kernel side has no log"
-            );
-            CAREFUL
-        };
-        let mut ebpf = aya::EbpfLoader::new()
+        let (drop_offsets, level) = (drops.offsets(), log_level());
+        let mut loader = aya::EbpfLoader::new();
+        loader
             // Without relocations against the kernel's types its BTF need not be parsed.
             .btf(None)
             .override_global("OFFSETS", &offsets, true)
             .override_global("SOCKET", &known, true)
             // What the log does not take, the verifier cuts out.
-            .override_global(aya_log::LEVEL, &log_level(), false)
-            .override_global(drops::OFFSETS, &drop_offsets, true)
-            .map_max_entries(HOPS, capacity)
-            .map_max_entries(NAT, capacity / 2)
-            .map_max_entries(EXTRA, (capacity / 8).max(1024))
+            .override_global(aya_log::LEVEL, &level, false)
+            .override_global(drops::OFFSETS, &drop_offsets, true);
+        for (name, entries) in sizes {
+            loader.map_max_entries(name, entries);
+        }
+        for (name, file) in restart.maps() {
+            loader.map_pin_path(name, file);
+        }
+        let mut ebpf = loader
             .load(object)
             .map_err(|error| Error::Load(chain(&error)))?;
         for name in PROGRAMS {
@@ -160,7 +168,10 @@ impl Datapath {
             _ => return Err(Error::Incomplete(EXTRA)),
         };
         Ok(Self {
-            attached: attach::Attached::new(settings.method.unwrap_or_else(Method::of_this_kernel)),
+            attached: attach::Attached::new(
+                settings.method.unwrap_or_else(Method::of_this_kernel),
+                restart.filtered(),
+            ),
             hops,
             nat: typed(&mut ebpf, NAT)?,
             extra,
@@ -175,6 +186,7 @@ impl Datapath {
             nat_off,
             capacity,
             drops: Some(drops),
+            restart: restart.ready()?,
             ebpf,
         })
     }
@@ -210,7 +222,7 @@ impl Datapath {
     ///
     /// The kernel refuses; then neither hook is left.
     pub fn attach(&mut self, ifindex: u32, name: &str, side: Side) -> Result<(), Error> {
-        self.attached.attach(&mut self.ebpf, ifindex, name, side)
+        self.attach_first(ifindex, name, side, 2)
     }
 
     /// Hangs the hook on what an interface receives, and leaves the other to [`Self::attach`].
@@ -219,13 +231,24 @@ impl Datapath {
     ///
     /// The kernel refuses; then none is left.
     pub fn attach_ingress(&mut self, ifindex: u32, name: &str, side: Side) -> Result<(), Error> {
+        self.attach_first(ifindex, name, side, 1)
+    }
+
+    fn attach_first(
+        &mut self,
+        ifindex: u32,
+        name: &str,
+        side: Side,
+        count: usize,
+    ) -> Result<(), Error> {
+        let (pins, place) = (self.restart.pins(), (ifindex, name));
         self.attached
-            .attach_first(&mut self.ebpf, ifindex, name, side, 1)
+            .attach_first(&mut self.ebpf, pins, place, side, count)
     }
 
     /// Takes the hooks off an interface.
     pub fn detach(&mut self, ifindex: u32) {
-        self.attached.detach(&mut self.ebpf, ifindex);
+        self.attached.detach(ifindex);
     }
 
     /// Whether an interface has its hooks.
@@ -382,6 +405,27 @@ impl Datapath {
             ProbePorts::take(&mut self.ebpf)?,
         ))
     }
+}
+
+/// The object for an agent with these rights.
+fn object() -> &'static [u8] {
+    if capability::may_read_kernel() {
+        return OBJECT;
+    }
+    tracing::warn!(
+        "without CAP_PERFMON packets are read by helpers, which takes longer, and the kernel side \
+         has no log"
+    );
+    CAREFUL
+}
+
+/// Maps whose size follows from the number of records in the table.
+fn sizes(capacity: u32) -> [(&'static str, u32); 3] {
+    [
+        (HOPS, capacity),
+        (NAT, capacity / 2),
+        (EXTRA, (capacity / 8).max(1024)),
+    ]
 }
 
 fn typed<M: TryFrom<aya::maps::Map>>(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<M, Error> {

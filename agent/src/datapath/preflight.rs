@@ -146,6 +146,7 @@ fn load() -> (Vec<PreflightItem>, Option<String>) {
         max_connections: 1024,
         nat: true,
         method: None,
+        pinning: None,
     };
     let name = "programs";
     match Datapath::load(&settings) {
@@ -208,17 +209,17 @@ fn instructions(datapath: &Datapath) -> String {
 
 fn attachment() -> PreflightItem {
     let method = Method::of_this_kernel();
-    let bpffs = Path::new("/sys/fs/bpf").exists();
+    let bpffs = super::pins::is_bpffs(Path::new("/sys/fs/bpf"));
     PreflightItem {
         name: "attachment",
         verdict: Verdict::Pass,
         evidence: format!(
-            "{} on this kernel{}",
+            "{} on this kernel; {}",
             method.name(),
             if bpffs {
-                ""
+                "a restart misses no packet"
             } else {
-                "; /sys/fs/bpf is not there"
+                "no BPF file system at /sys/fs/bpf: what passes during a restart is not counted"
             }
         ),
     }

@@ -39,6 +39,7 @@ impl Engine {
         self.refused
             .retain(|ifindex, _| roles.contains_key(ifindex));
         let waiting = self.cover(view, &roles);
+        self.save();
         // A bridge that is no hook of ours still names the way between its ports.
         for interface in view.interfaces.values() {
             if roles.contains_key(&interface.index)
@@ -120,6 +121,7 @@ impl Engine {
                 if !known || before != bridge {
                     self.datapath.set_master(interface.index, bridge);
                 }
+                self.remember(interface.index);
                 if !known {
                     tracing::debug!(interface = %interface.name, ?role, "attached");
                 }
@@ -137,24 +139,18 @@ impl Engine {
 
     /// An interface has no hooks any more, and its records are drained: nothing of it stays in the
     /// kernel's tables. With `over` it is gone, and took its connections along.
-    fn leave(&mut self, ifindex: u32, over: bool) {
+    pub(super) fn leave(&mut self, ifindex: u32, over: bool) {
         let now = Moment::now();
-        for key in self.tracker.keys_of(ifindex) {
-            self.retire(&key, now);
-        }
+        let keys = self.tracker.keys_of(ifindex);
+        self.retire(&keys, now);
         if over {
             self.tracker.end_at(ifindex, now.monotonic_ns);
         }
-        if self
-            .interfaces
-            .get(&ifindex)
-            .is_some_and(|info| info.master.is_some())
-        {
-            self.datapath.set_master(ifindex, None);
-        }
+        self.datapath.set_master(ifindex, None);
         self.datapath.forget(ifindex);
         self.hooks.remove(&ifindex);
         self.since.remove(&ifindex);
+        self.forget_note(ifindex);
     }
 
     /// Drops the names of interfaces that are gone once no connection tells of them.

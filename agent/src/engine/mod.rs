@@ -6,6 +6,7 @@ mod entries;
 mod hooks;
 mod outbox;
 mod pressure;
+mod resume;
 mod run;
 mod status;
 
@@ -29,6 +30,7 @@ use crate::node::conntrack::Conntrack;
 pub use drops::DropStatus;
 use entries::Entries;
 pub use pressure::GivenUp;
+pub use resume::Settle;
 pub use run::{Intervals, Outlet, run};
 pub use status::{HookStatus, InterfaceStatus, Status};
 
@@ -69,6 +71,7 @@ pub struct Engine {
     entries: Option<Entries>,
     pressure: Pressure,
     outbox: Outbox,
+    notes: resume::Notes,
     /// Room for what one look into the kernel's table gives.
     records: Vec<(HopKey, HopRecord)>,
 }
@@ -109,6 +112,7 @@ impl Engine {
             retransmits: Retransmits::default(),
             pressure: Pressure::new(datapath.capacity(), settings.datapath.max_connections),
             outbox: Outbox::default(),
+            notes: resume::Notes::new(datapath.ledger(), datapath.method()),
             records: Vec::new(),
             datapath,
             settings,
@@ -173,6 +177,7 @@ impl Engine {
         self.drain.entries = entries;
         self.drain.durations.push(start.elapsed());
         self.relieve(now);
+        self.save();
     }
 
     /// Looks at what sockets sent again, after the records of their connections.
@@ -237,6 +242,7 @@ impl Engine {
             self.tracker.describe(key, extra);
         }
         self.gain(key.ifindex, gain);
+        self.part();
     }
 
     /// Takes out a record of a connection that has had its last record.
@@ -248,6 +254,7 @@ impl Engine {
                 let tracker = &mut self.tracker;
                 let gain = tracker.observe_rest(key, &record, already, nat, extra, now_ns);
                 self.gain(key.ifindex, gain);
+                self.was_taken(key, record.ab, record.ba);
             }
             Ok(None) => {}
             Err(error) => self.drain.failed("taking a record out", &error),
@@ -274,14 +281,24 @@ impl Engine {
         *egress += gain.egress;
     }
 
-    /// Takes a record out of the kernel's table; its last packets are counted.
-    fn retire(&mut self, key: &HopKey, now: Moment) {
+    /// Takes records out of the kernel's table; their last packets are counted.
+    fn retire(&mut self, keys: &[HopKey], now: Moment) {
+        self.keep(keys);
+        for key in keys {
+            self.retire_one(key, now);
+        }
+        self.save();
+    }
+
+    fn retire_one(&mut self, key: &HopKey, now: Moment) {
         match self.datapath.take(key) {
             Ok(Some(record)) => {
                 if let Some(news) = self.tracker.news(key, &record) {
                     let nat = self.entry(key, &record, news);
                     self.observe(key, &record, news, nat.as_ref(), now);
+                    self.keep(std::slice::from_ref(key));
                 }
+                self.was_taken(key, record.ab, record.ba);
                 if let Some(extra) = self.take_extra(key, &record) {
                     self.tracker.describe(key, extra);
                 }

@@ -5,6 +5,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use nodescope_ebpf::HopKey;
+
 use super::{Engine, SETTLE};
 use crate::flow::{self, Event, Flow, Moment};
 
@@ -101,9 +103,7 @@ impl Engine {
         let sweep = self
             .tracker
             .sweep(now.monotonic_ns, &self.settings.timeouts);
-        for key in &sweep.retire {
-            self.retire(key, now);
-        }
+        self.retire(&sweep.retire, now);
         self.outbox.close(sweep.closed);
         self.close_idlest();
         self.tracker.slim();
@@ -134,6 +134,7 @@ impl Engine {
     pub(super) fn say(&mut self, most: usize, mut emit: impl FnMut(Flow)) {
         let now = Moment::now();
         let pressed = self.outbox.waiting.len() > LONG;
+        self.retire_closing(most, now);
         for _ in 0..most {
             let Some((id, event)) = self.outbox.next() else {
                 return;
@@ -146,9 +147,6 @@ impl Engine {
                 Event::Open if standing.opened => {}
                 Event::Update if !standing.opened || !standing.dirty => {}
                 Event::Close => {
-                    for key in self.tracker.records_of(id) {
-                        self.retire(&key, now);
-                    }
                     let opened = self.tracker.standing(id).is_some_and(|one| one.opened);
                     let first = (!opened && !pressed).then_some(Event::Open);
                     for event in first.into_iter().chain([Event::Close]) {
@@ -167,12 +165,29 @@ impl Engine {
         }
     }
 
+    /// Takes out the records of connections whose last word is among the next ones.
+    fn retire_closing(&mut self, most: usize, now: Moment) {
+        let next = self.outbox.waiting.iter().take(most);
+        let closing = next.filter(|(_, event)| *event == Event::Close);
+        let keys: Vec<HopKey> = closing
+            .flat_map(|(id, _)| self.tracker.records_of(*id))
+            .collect();
+        if !keys.is_empty() {
+            self.retire(&keys, now);
+        }
+    }
+
     fn report(&mut self, id: u64, event: Event, now: Moment) -> Option<Flow> {
+        let mark = match self.notes.is_kept() {
+            true => self.tracker.mark(id, event == Event::Close),
+            false => None,
+        };
         let connection = self.tracker.get(id)?;
         let node = &self.settings.node;
-        let flow = flow::flow(&connection, event, node, &self.interfaces, now);
+        let mut flow = flow::flow(&connection, event, node, &self.interfaces, now);
         let totals = (flow.forward.total, flow.reply.total);
         self.tracker.reported(id, totals);
+        flow.mark = mark;
         Some(flow)
     }
 }

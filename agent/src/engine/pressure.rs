@@ -31,6 +31,8 @@ pub struct GivenUp {
     pub records: u64,
     /// Connections closed although they were not over.
     pub connections: u64,
+    /// Records of an earlier agent that had another layout.
+    pub layout: u64,
 }
 
 impl Pressure {
@@ -129,9 +131,7 @@ impl Engine {
         // What this very drain saw changing is in use.
         let before = if hard { u64::MAX } else { now.monotonic_ns };
         let idlest = self.tracker.idlest_records(most, before);
-        for key in &idlest {
-            self.retire(key, now);
-        }
+        self.retire(&idlest, now);
         let count = idlest.len() as u64;
         self.pressure.left = self.pressure.left.saturating_sub(count);
         self.pressure.given_up.records += count;

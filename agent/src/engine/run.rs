@@ -49,6 +49,9 @@ pub trait Outlet: Send {
 
     /// How many more it takes now without losing any.
     fn room(&self) -> usize;
+
+    /// Some records were handed out; more may come later.
+    fn flush(&mut self) {}
 }
 
 /// Runs until `stop` says so, or its sender is gone; then drains and reports a last time.
@@ -72,7 +75,9 @@ pub async fn run(
     let mut flow = interval(intervals.flow);
     flow.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let view = nodes.borrow_and_update().clone();
+    engine.resume();
     while engine.reconcile(&view) {}
+    engine.settle_in(&view);
     status.send_replace(Arc::new(engine.status(&drops)));
     let mut open_at = None;
     let mut status_at = None;
@@ -210,6 +215,7 @@ pub async fn run(
         } else if engine.has_news() && Instant::now() >= deadline {
             // What does not fit now is counted as lost.
             engine.say(usize::MAX, |flow| outlet.emit(flow));
+            outlet.flush();
         }
     }
     for flow in engine.dropped(&mut drops, false) {
@@ -242,6 +248,7 @@ fn say(engine: &mut Engine, outlet: &mut impl Outlet) -> Option<Instant> {
         outlet.room() / 2
     };
     engine.say(room.min(RECORDS_AT_ONCE), |flow| outlet.emit(flow));
+    outlet.flush();
     (room == 0).then(|| Instant::now() + ROOM)
 }
 

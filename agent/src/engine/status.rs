@@ -157,7 +157,10 @@ impl Engine {
                 .collect(),
             drains: std::mem::take(&mut self.drain.durations),
             drain_failures: self.drain.failures,
-            given_up: self.pressure.given_up(),
+            given_up: GivenUp {
+                layout: self.datapath.given_up(),
+                ..self.pressure.given_up()
+            },
             programs: self.datapath.costs(),
             nat_off: self.datapath.nat_off().map(str::to_owned),
             nat_by_netlink: self.entries.is_some(),

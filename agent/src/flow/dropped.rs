@@ -139,6 +139,7 @@ pub fn dropped(loss: Loss<'_>, node: &Arc<str>, now: Moment) -> Flow {
         probe: None,
         notes: super::notes::Notes::default(),
         drop: Some(loss.drop),
+        mark: None,
         crossed_load_balancer: None,
     }
 }

@@ -113,7 +113,7 @@ impl Tracker {
         node.is_some_and(|node| node.source.is_none() && !node.sure)
     }
 
-    fn make(
+    pub(super) fn make(
         &mut self,
         own: &Conversation,
         from_a: bool,

@@ -10,6 +10,7 @@ use super::dropped::Drop;
 use super::identity::{Identity, ObjectName};
 use super::notes::Notes;
 use super::probe::Probe;
+use super::resume::Mark;
 
 /// IP protocol number (IANA "Assigned Internet Protocol Numbers").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -443,4 +444,6 @@ pub struct Flow {
     pub notes: Notes,
     /// Why and where packets died; the only record that has it is one of [`Event::Drop`].
     pub drop: Option<Drop>,
+    /// How the connection is found again after a restart; nothing that is told.
+    pub mark: Option<Mark>,
 }

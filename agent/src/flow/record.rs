@@ -101,6 +101,7 @@ pub fn flow(
         probe: None,
         notes: connection.notes(),
         drop: None,
+        mark: None,
     }
 }
 

@@ -25,7 +25,8 @@ pub struct Gain {
 }
 
 impl Gain {
-    fn of(key: &HopKey, ab: Counts, ba: Counts) -> Self {
+    /// Of what a record gained from `a` to `b` and back.
+    pub(super) fn of(key: &HopKey, ab: Counts, ba: Counts) -> Self {
         let (ingress, egress) = if key.orientation == 0 {
             (ab, ba)
         } else {
@@ -69,6 +70,8 @@ pub struct Tracker {
     pub(super) unopened: Vec<u64>,
     pub(super) told: Told,
     pub(super) order: Order,
+    /// Connections and hops whose record went over from or to another connection.
+    pub(super) parted: Vec<(u64, HopKey)>,
 }
 
 impl Tracker {
@@ -172,7 +175,12 @@ impl Tracker {
         let current = before.map(|hop| hop.connection);
         let restarted = before.is_some_and(|hop| hop.incarnation != record.incarnation);
         let flags = before.map(|hop| hop.flags());
+        let was = current.map(|at| self.store.nodes[at as usize].id);
         let at = self.place(key, record, nat, current, restarted, now_ns);
+        let is = self.store.nodes[at as usize].id;
+        if let Some(was) = was.filter(|was| restarted || *was != is) {
+            self.parted.extend([(is, *key), (was, *key)]);
+        }
         // What a port carried before it was used anew stays with the connection of that time.
         if let Some(old) = current.filter(|_| !restarted)
             && old != at
@@ -201,7 +209,7 @@ impl Tracker {
     }
 
     /// Works out the state of a TCP connection.
-    fn judge(&mut self, at: At, now_ns: u64) {
+    pub(super) fn judge(&mut self, at: At, now_ns: u64) {
         let store = &mut self.store;
         let flags = store
             .hops_of(at)

@@ -4,6 +4,7 @@
 //! [`watch`] gives a [`NodeView`] that follows the kernel; the other functions read a view.
 
 mod beneath;
+mod clsact;
 pub mod conntrack;
 mod dump;
 mod error;
@@ -19,6 +20,7 @@ mod view;
 mod watch;
 
 pub use beneath::{Beneath, beneath, role_notes};
+pub use clsact::remove_clsact;
 pub use error::Error;
 pub use filter::InterfaceFilter;
 pub use interface::{Interface, Kind};

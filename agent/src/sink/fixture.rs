@@ -134,6 +134,7 @@ pub fn pod_to_pod() -> Flow {
         probe: None,
         notes: Notes::default(),
         drop: None,
+        mark: None,
     }
 }
 

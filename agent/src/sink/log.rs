@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::json;
 use super::observer::convert;
+use crate::engine::Settle;
 use crate::flow::Flow;
 
 /// Flows that wait for the writer; more are counted as lost.
@@ -31,6 +32,7 @@ pub struct Error {
 pub struct FlowLog {
     queue: mpsc::Sender<Arc<Flow>>,
     lost: Arc<AtomicU64>,
+    settle: Settle,
 }
 
 /// The task that writes.
@@ -39,44 +41,54 @@ pub struct Writer {
 }
 
 impl FlowLog {
-    /// Opens `path` (`-` is standard output) to append to, and starts the writer.
+    /// Opens `path` (`-` is standard output) to append to, and starts the writer, which tells
+    /// `settle` of what it has written.
     ///
     /// # Errors
     /// When the file cannot be opened.
-    pub fn open(path: &Path) -> Result<(Self, Writer), Error> {
+    pub fn open(path: &Path, settle: Settle) -> Result<(Self, Writer), Error> {
         let out: Box<dyn Write + Send> = if path == Path::new("-") {
             Box::new(io::stdout())
         } else {
             let file = std::fs::OpenOptions::new()
                 .create(true)
+                .read(true)
                 .append(true)
                 .open(path);
+            let file = file.and_then(|file| mend(&file).map(|()| file));
             Box::new(file.map_err(|source| Error {
                 path: path.to_owned(),
                 source,
             })?)
         };
-        Ok(Self::start(out))
+        Ok(Self::start(out, settle))
     }
 
     /// Starts a writer to `out`.
-    pub fn start(out: Box<dyn Write + Send>) -> (Self, Writer) {
+    pub fn start(out: Box<dyn Write + Send>, settle: Settle) -> (Self, Writer) {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&lost);
+        let (counter, written) = (Arc::clone(&lost), settle.clone());
         // A disk that hangs must hold up nobody else, hence a thread of its own.
-        let task = tokio::task::spawn_blocking(move || write_all(waiting, out, &counter));
-        (Self { queue, lost }, Writer { task })
+        let task = tokio::task::spawn_blocking(move || write_all(waiting, out, &counter, &written));
+        let log = Self {
+            queue,
+            lost,
+            settle,
+        };
+        (log, Writer { task })
     }
 
     /// Hands in flows; never waits. What does not fit is counted.
     pub fn push(&self, flows: impl IntoIterator<Item = Arc<Flow>>) {
-        let lost = flows
+        let lost: Vec<_> = flows
             .into_iter()
-            .filter(|flow| self.queue.try_send(Arc::clone(flow)).is_err());
-        let lost = lost.count() as u64;
-        if lost > 0 {
-            self.lost.fetch_add(lost, Ordering::Relaxed);
+            .filter(|flow| self.queue.try_send(Arc::clone(flow)).is_err())
+            .collect();
+        if !lost.is_empty() {
+            self.lost.fetch_add(lost.len() as u64, Ordering::Relaxed);
+            // Counted as lost: not to be told by anybody.
+            self.settle.told(&lost);
         }
     }
 
@@ -104,6 +116,7 @@ fn write_all(
     mut waiting: mpsc::Receiver<Arc<Flow>>,
     mut out: Box<dyn Write + Send>,
     lost: &AtomicU64,
+    settle: &Settle,
 ) {
     let mut portion = Vec::with_capacity(PORTION);
     let mut text = Vec::new();
@@ -115,9 +128,9 @@ fn write_all(
             text.push(b'\n');
         }
         let mut lines = 0;
-        for flow in portion.drain(..) {
+        for flow in &portion {
             let start = text.len();
-            match json::write_record(&convert::response(&flow), &mut text) {
+            match json::write_record(&convert::response(flow), &mut text) {
                 Ok(()) => {
                     text.push(b'\n');
                     lines += 1;
@@ -140,7 +153,34 @@ fn write_all(
             tracing::info!("flow log is written again");
         }
         failing = written.is_err();
+        // Written or counted as lost.
+        settle.told(&portion);
+        portion.clear();
     }
+}
+
+/// Cuts off the record that an agent was writing when it was killed: it counts as not written.
+fn mend(file: &std::fs::File) -> io::Result<()> {
+    use std::os::unix::fs::FileExt as _;
+    /// Longer than any record.
+    const LONGEST: u64 = 1 << 20;
+    /// How records begin.
+    const RECORD: &[u8] = b"{\"";
+    let metadata = file.metadata()?;
+    let length = metadata.len();
+    if !metadata.is_file() || length == 0 {
+        return Ok(());
+    }
+    let start = length.saturating_sub(LONGEST);
+    let mut tail = vec![0; usize::try_from(length - start).unwrap_or_default()];
+    file.read_exact_at(&mut tail, start)?;
+    let whole = tail.iter().rposition(|byte| *byte == b'\n');
+    let end = whole.map_or(0, |at| at + 1);
+    let left = &tail[end..];
+    if left.starts_with(RECORD) && (whole.is_some() || start == 0) {
+        file.set_len(start + end as u64)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

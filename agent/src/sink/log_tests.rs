@@ -12,7 +12,7 @@ async fn one_record_a_line_appended_to_what_is_there() -> Tested {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("flows.json");
     for flow in [masqueraded(), ping()] {
-        let (log, writer) = FlowLog::open(&path)?;
+        let (log, writer) = FlowLog::open(&path, Settle::default())?;
         log.push([Arc::new(flow)]);
         assert_eq!(log.lost(), 0);
         drop(log);
@@ -34,7 +34,7 @@ async fn one_record_a_line_appended_to_what_is_there() -> Tested {
 
 #[test]
 fn a_file_that_cannot_be_opened_is_named_with_the_mend() {
-    let Err(error) = FlowLog::open(Path::new("/nowhere/flows.json")) else {
+    let Err(error) = FlowLog::open(Path::new("/nowhere/flows.json"), Settle::default()) else {
         panic!("opened a file in a directory that is not there");
     };
     let text = error.to_string();
@@ -70,10 +70,13 @@ impl Write for FullOnce {
 #[tokio::test]
 async fn a_failed_write_is_counted_and_the_next_one_starts_a_new_line() -> Tested {
     let (written, lines) = std_mpsc::channel();
-    let (log, writer) = FlowLog::start(Box::new(FullOnce {
-        full: true,
-        written,
-    }));
+    let (log, writer) = FlowLog::start(
+        Box::new(FullOnce {
+            full: true,
+            written,
+        }),
+        Settle::default(),
+    );
     let counter = log.clone();
     log.push([Arc::new(ping())]);
     // The first portion has to be over before the second is handed in.
@@ -85,5 +88,26 @@ async fn a_failed_write_is_counted_and_the_next_one_starts_a_new_line() -> Teste
     writer.finish().await;
     let text = String::from_utf8(lines.iter().flatten().collect())?;
     assert!(text.starts_with("\n{") && text.ends_with("}\n"), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_record_that_was_being_written_is_cut_off() -> Tested {
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("flows.json");
+    let (log, writer) = FlowLog::open(&path, Settle::default())?;
+    log.push([Arc::new(ping())]);
+    drop(log);
+    writer.finish().await;
+    let whole = std::fs::read(&path)?;
+    for cut in [1, 20, whole.len() - 1] {
+        let mut text = whole.clone();
+        text.extend_from_slice(&whole[..cut]);
+        std::fs::write(&path, &text)?;
+        drop(FlowLog::open(&path, Settle::default())?);
+        let left = std::fs::read(&path)?;
+        // One byte alone may be anybody's.
+        assert_eq!(left.len(), if cut == 1 { text.len() } else { whole.len() });
+    }
     Ok(())
 }

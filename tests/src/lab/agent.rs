@@ -81,6 +81,8 @@ impl Lab {
             ("--socket", &socket.to_string_lossy()),
             ("--listen-metrics", &METRICS.to_string()),
             ("--flow-log", &flow_log.to_string_lossy()),
+            // Nothing outlives a lab.
+            ("--bpffs", "none"),
         ] {
             // A flag given by the caller replaces the lab's own.
             if !extra.contains(&flag) && (log || flag != "--flow-log") {

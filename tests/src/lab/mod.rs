@@ -150,6 +150,15 @@ impl Lab {
         self.run.path()
     }
 
+    /// A folder on a BPF file system of the lab's own, for `--bpffs`; an agent that is not told so
+    /// pins nothing.
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub fn bpffs(&self) -> Result<PathBuf> {
+        Ok(self.run.bpffs()?.join("nodescope"))
+    }
+
     /// A kubeconfig for clients on this machine; none without an API server.
     pub fn kubeconfig_path(&self) -> Option<PathBuf> {
         self.api.as_ref()?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::netns::{self, Netns};
@@ -15,6 +16,9 @@ use super::{names, wait_for};
 
 /// Where labs keep their sockets, logs and locks, a directory each.
 pub const RUN_ROOT: &str = "/run/nodescope-lab";
+
+/// A lab's own BPF file system, in its directory.
+const BPFFS: &str = "bpf";
 
 /// How long processes get to die after SIGKILL before their namespace is removed regardless.
 const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,8 +64,30 @@ impl RunDir {
     }
 }
 
+impl RunDir {
+    /// A BPF file system of the lab's own, mounted when it is first asked for: what is pinned
+    /// there goes with the lab, however that ends.
+    pub fn bpffs(&self) -> Result<PathBuf> {
+        let path = self.path.join(BPFFS);
+        match fs::create_dir(&path) {
+            Ok(()) => mount("bpf", &path, "bpf", MountFlags::empty(), None)
+                .with_context(|| format!("mounting a BPF file system at {}", path.display()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).context("making the folder of the BPF file system"),
+        }
+        Ok(path)
+    }
+}
+
+/// Removes everything that was pinned in a lab's BPF file system, with the file system.
+fn remove_bpffs(lab: &Path) {
+    // Most labs have none.
+    let _ = unmount(lab.join(BPFFS), UnmountFlags::DETACH);
+}
+
 impl Drop for RunDir {
     fn drop(&mut self) {
+        remove_bpffs(&self.path);
         // Still locked here: nobody else can be in it.
         let _ = fs::remove_dir_all(&self.path);
     }
@@ -91,6 +117,7 @@ pub fn clean_stale() -> Result<Vec<String>> {
             continue;
         }
         remove_namespaces(name)?;
+        remove_bpffs(&path);
         remove_dir(&path)?;
         cleaned.push(name.to_owned());
     }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use nodescope_tests::lab::Lab;
 
 use crate::common::{Record, agent, eventually, get, lab, metric, number, records, sample};
-use crate::identity::{as_hook, hooks, interfaces, links};
+use crate::identity::{Counted, as_hook, hooks, interfaces, links};
 
 /// Mixed traffic: bulk that offload joins, small packets, echoes, datagrams, names, ARP, frames
 /// that are no packets at all.
@@ -83,15 +83,22 @@ fn records_and_unattributed_are_what_the_interfaces_counted() -> Result<()> {
     // The records alone: the totals of every connection's hops, with what is in no record, are
     // what the hooks saw. The last interval is written when the agent stops.
     // All of one moment: ARP comes when it will, and is in no record.
-    let metrics = agent.metrics()?;
-    let totals: BTreeMap<String, [u64; 4]> = hooks(&metrics, &interfaces)?;
-    let mut expected = BTreeMap::new();
-    for interface in &interfaces {
+    let expected = attributed(&agent.metrics()?, &interfaces)?;
+    agent.stop()?;
+    assert_eq!(sums(records(&agent)?), expected);
+    Ok(())
+}
+
+/// What hooks saw of records' packets, as records count it, by an agent's metrics.
+pub fn attributed(metrics: &str, interfaces: &[String]) -> Result<Counted> {
+    let totals = hooks(metrics, interfaces)?;
+    let mut expected = Counted::new();
+    for interface in interfaces {
         let mut values = totals[interface];
         for (at, direction) in [(0, "ingress"), (2, "egress")] {
             let labels = [("interface", interface.as_str()), ("direction", direction)];
             let count = |name: &str| -> Result<u64> {
-                Ok(sample(&metrics, name, &labels)?.unwrap_or(0.0) as u64)
+                Ok(sample(metrics, name, &labels)?.unwrap_or(0.0) as u64)
             };
             values[at] += count("nodescope_hook_offload_segments_total")?;
             // What only passed a bridge's queue is none of the interface's packets.
@@ -101,14 +108,19 @@ fn records_and_unattributed_are_what_the_interfaces_counted() -> Result<()> {
                 (at + 1, "nodescope_hook_unattributed_bytes_total"),
             ] {
                 values[at] -= count(name)?;
-                values[at] += sample(&metrics, name, &bridged)?.unwrap_or(0.0) as u64;
+                values[at] += sample(metrics, name, &bridged)?.unwrap_or(0.0) as u64;
             }
         }
         expected.insert(interface.clone(), values);
     }
-    agent.stop()?;
-    let mut sums: BTreeMap<String, [u64; 4]> = BTreeMap::new();
-    for record in last_of_each(records(&agent)?).values() {
+    Ok(expected)
+}
+
+/// What records say of hooks: the last totals of every connection's hops. The deltas of a
+/// connection's records must add up to its totals.
+pub fn sums(records: Vec<Record>) -> Counted {
+    let mut sums = Counted::new();
+    for record in last_of_each(records).values() {
         for hop in record.ext("/hops").as_array().into_iter().flatten() {
             let interface = hop["interface"].as_str().unwrap_or_default();
             let Some([ingress, egress]) = crate::common::Hop(hop.clone()).both_ways() else {
@@ -129,8 +141,7 @@ fn records_and_unattributed_are_what_the_interfaces_counted() -> Result<()> {
             }
         }
     }
-    assert_eq!(sums, expected);
-    Ok(())
+    sums
 }
 
 /// The newest record of each connection, and the deltas of all its records must be its totals.
@@ -139,14 +150,19 @@ fn last_of_each(records: Vec<Record>) -> BTreeMap<String, Record> {
     let mut deltas: BTreeMap<String, u64> = BTreeMap::new();
     for record in records {
         let id = record.ext("/connection").to_string();
-        *deltas.entry(id.clone()).or_default() +=
-            number(record.ext("/forward/packets")).unwrap_or(0);
-        assert_eq!(
-            Some(deltas[&id]),
-            number(record.ext("/forward/packets_total")),
-            "deltas of {id} do not add up: {}",
-            record.0
-        );
+        for way in ["forward", "reply"] {
+            for what in ["packets", "bytes"] {
+                let count = |name: String| number(record.ext(&name)).unwrap_or_default();
+                let sum = deltas.entry(format!("{id} {way} {what}")).or_default();
+                *sum += count(format!("/{way}/{what}"));
+                assert_eq!(
+                    *sum,
+                    count(format!("/{way}/{what}_total")),
+                    "deltas of {id} do not add up: {}",
+                    record.0
+                );
+            }
+        }
         last.insert(id, record);
     }
     last

@@ -9,7 +9,7 @@ use nodescope_tests::lab::{Lab, PodSpec};
 use crate::common::{agent, between, closed, eventually, get, lab, metric, one, synced};
 
 /// How many TCX programs an interface of node 0 has: ingress, egress.
-fn programs(lab: &Lab, interface: &str) -> Result<[usize; 2]> {
+pub fn programs(lab: &Lab, interface: &str) -> Result<[usize; 2]> {
     let count = |direction| -> Result<usize> {
         Ok(lab
             .node(0)

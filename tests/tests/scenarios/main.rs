@@ -36,6 +36,8 @@ mod probes_lb;
 mod probes_support;
 mod probes_timeline;
 mod probes_topologies;
+mod restart;
+mod restart_pins;
 mod service_policy;
 mod services;
 mod snat;

@@ -40,6 +40,9 @@ impl Agent {
         let fixed = ["agent", "--node-name", "node0", "--kubeconfig", "none"];
         argv.extend(fixed.iter().chain(extra).map(|word| (*word).to_owned()));
         argv.extend(["--socket".to_owned(), socket.display().to_string()]);
+        // As by default, and yet nothing of it is left for a round without an agent.
+        argv.extend(["--bpffs".to_owned(), lab.bpffs()?.display().to_string()]);
+        argv.push("--detach-on-exit".to_owned());
         let mut process = lab.spawn(&lab.node(0), argv)?;
         process.wait_output("observing", PATIENCE)?;
         let agent = Self { process, socket };

@@ -59,6 +59,7 @@ fn engine() -> anyhow::Result<Engine> {
             max_connections: 65_536,
             nat: true,
             method: None,
+            pinning: None,
         },
         filter: InterfaceFilter::new(&[], &[])?,
         timeouts: Timeouts::default(),

@@ -13,7 +13,7 @@ const BEGIN: &str = "<!-- kernels: written by `cargo xtask kernels --write` -->\
 const END: &str = "<!-- /kernels -->\n";
 
 /// Features and the tests that show each.
-const FEATURES: [(&str, &[&str]); 10] = [
+const FEATURES: [(&str, &[&str]); 11] = [
     (
         "programs load, within their budget",
         &["programs_stay_within_their_budget"],
@@ -28,6 +28,14 @@ const FEATURES: [(&str, &[&str]); 10] = [
     (
         "hooks of a killed agent replaced",
         &["clsact_filters_of_a_killed_agent_are_replaced"],
+    ),
+    (
+        "one agent after another misses nothing, by TCX",
+        &["tcx_goes_on_after_a_restart"],
+    ),
+    (
+        "one agent after another misses nothing, by clsact",
+        &["clsact_goes_on_after_a_restart"],
     ),
     (
         "records taken out without loss",

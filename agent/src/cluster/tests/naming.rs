@@ -91,6 +91,7 @@ fn flow(
         probe: None,
         notes: Default::default(),
         drop: None,
+        mark: None,
     })
 }
 

@@ -96,7 +96,7 @@ fn engine(own: &SelfMetrics, status: &Status) {
     for (kind, packets) in &status.drops.ignored {
         own.set_freed(kind, *packets);
     }
-    own.set_given_up(status.given_up.records, status.given_up.connections);
+    own.set_given_up(status.given_up);
     own.set_programs(&status.programs);
     for drain in &status.drains {
         own.observe_drain(*drain);

@@ -11,6 +11,7 @@ use super::programs::Programs;
 use super::registrar::Registrar;
 use super::snapshot::Snapshot;
 use crate::datapath::ProgramCost;
+use crate::engine::GivenUp;
 use crate::flow::{Counts, Direction, Role};
 use crate::insight::checks::SNAT_PORTS;
 use crate::sink::names;
@@ -120,7 +121,7 @@ impl SelfMetrics {
         let given_up = registrar.mirror(
             "given_up_total",
             "Records taken out of the flow table, and connections closed, before their time for \
-             want of room.",
+             want of room, and records that an earlier version left in another layout.",
             &["kind"],
         )?;
         let events_lost = registrar.mirror(
@@ -259,10 +260,17 @@ impl SelfMetrics {
         self.freed.set(&[kind], packets);
     }
 
-    /// Records and connections given up since the start, for want of room.
-    pub fn set_given_up(&self, records: u64, connections: u64) {
+    /// Records and connections given up since the start, for want of room, and records of an
+    /// earlier agent that had another layout.
+    pub fn set_given_up(&self, given_up: GivenUp) {
+        let GivenUp {
+            records,
+            connections,
+            layout,
+        } = given_up;
         self.given_up.set(&["record"], records);
         self.given_up.set(&["connection"], connections);
+        self.given_up.set(&["layout"], layout);
     }
 
     /// Time that one drain took.

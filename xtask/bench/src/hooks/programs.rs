@@ -47,6 +47,7 @@ impl Programs {
             max_connections: CONNECTIONS,
             nat: true,
             method: None,
+            pinning: None,
         })?;
         // A node has some pods; their interfaces are no hooks of a test run.
         for port in 1..=30 {
