@@ -245,7 +245,7 @@ fn hooks_come_one_after_the_other_and_on_the_right_interface() -> Result<()> {
     ] {
         here.enter(|| match whole {
             true => datapath.attach(near, "near", Side::Port),
-            false => datapath.attach_ingress(near, "near", Side::Port),
+            false => datapath.attach_ingress(near, "near", Side::Port, false),
         })??;
         assert_eq!(filters()?, wanted);
     }
@@ -257,6 +257,45 @@ fn hooks_come_one_after_the_other_and_on_the_right_interface() -> Result<()> {
     let text = format!("{error}: {:?}", std::error::Error::source(&error));
     assert!(text.contains("other"), "{text}");
     assert!(!datapath.is_attached(near));
+    Ok(())
+}
+
+/// When many interfaces wait a filter takes the place of a link, which an agent leaves behind when
+/// it is killed: the next one removes it.
+#[test]
+fn hooks_in_a_hurry_are_filters_and_leave_with_the_next_agent() -> Result<()> {
+    if !is_root() {
+        return Ok(());
+    }
+    if Method::of_this_kernel() != Method::Tcx {
+        println!("skipped: this kernel has no TCX");
+        return Ok(());
+    }
+    let pair = Pair::new("hurry")?;
+    let here = &pair.0;
+    pair.wires(&["near"])?;
+    let near = index(here, "near")?;
+    let filters = || -> Result<usize> {
+        let text = here.enter(|| run("tc", "filter show dev near ingress"))??;
+        Ok(text.matches("direct-action").count())
+    };
+    let mut hurried = load(None)?;
+    here.enter(|| hurried.attach_ingress(near, "near", Side::Port, true))??;
+    here.enter(|| hurried.attach(near, "near", Side::Port))??;
+    assert_eq!(hurried.method_at(near), Some(Method::Clsact));
+    assert_eq!(filters()?, 1);
+    // As if it were killed: what is let go of is removed.
+    std::mem::forget(hurried);
+    let mut calm = load(None)?;
+    here.enter(|| calm.attach(near, "near", Side::Port))??;
+    assert_eq!(calm.method_at(near), Some(Method::Tcx));
+    assert_eq!(filters()?, 0);
+    drop(calm);
+
+    // Who names a method gets it.
+    let mut strict = load(Some(Method::Tcx))?;
+    here.enter(|| strict.attach_ingress(near, "near", Side::Port, true))??;
+    assert_eq!(strict.method_at(near), Some(Method::Tcx));
     Ok(())
 }
 

@@ -78,6 +78,7 @@ enum Held {
 
 struct Hooks {
     side: Side,
+    method: Method,
     links: Vec<Held>,
 }
 
@@ -89,9 +90,22 @@ struct Place<'a> {
     direction: TcAttachType,
 }
 
+/// Which hooks of an interface are wanted now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    /// The first so many of two: ingress, egress.
+    pub(super) count: usize,
+    /// Many interfaces wait for theirs.
+    pub(super) hurry: bool,
+}
+
 /// What is attached.
 pub struct Attached {
     method: Method,
+    /// Whether it is the only one that may be used.
+    strict: bool,
+    /// Whether interfaces may have filters of an earlier agent that nobody noted.
+    early: bool,
     hooks: HashMap<u32, Hooks>,
     /// Interfaces whose clsact qdisc this process made.
     qdiscs: HashSet<u32>,
@@ -100,10 +114,13 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// Nothing yet; `filtered` are interfaces that have clsact filters of an earlier agent.
-    pub fn new(method: Method, filtered: HashSet<u32>) -> Self {
+    /// Nothing yet. `wanted` is the only method, or `None` for what is best here; `filtered` are
+    /// interfaces that have clsact filters of an earlier agent.
+    pub fn new(wanted: Option<Method>, filtered: HashSet<u32>) -> Self {
         Self {
-            method,
+            method: wanted.unwrap_or_else(Method::of_this_kernel),
+            strict: wanted.is_some(),
+            early: true,
             hooks: HashMap::new(),
             qdiscs: HashSet::new(),
             filtered,
@@ -115,13 +132,37 @@ impl Attached {
         self.method
     }
 
+    /// How they hang on this one, which has hooks.
+    pub fn method_at(&self, ifindex: u32) -> Option<Method> {
+        Some(self.hooks.get(&ifindex)?.method)
+    }
+
+    /// All interfaces that were there at the start have been seen.
+    pub fn settled(&mut self) {
+        self.early = false;
+    }
+
+    /// How programs shall hang on an interface that has none of this agent's. In a `hurry` it is
+    /// by the method that makes nobody wait: a TCX link costs a grace period of RCU
+    /// (kernel/bpf/tcx.c, `tcx_entry_sync`), a filter does not.
+    fn choose(&self, ifindex: u32, hurry: bool) -> Method {
+        // A filter of an earlier agent is replaced at one stroke; a link in its place would leave
+        // a gap.
+        let filter = hurry || self.filtered.contains(&ifindex);
+        if filter && !self.strict {
+            Method::Clsact
+        } else {
+            self.method
+        }
+    }
+
     /// Whether an interface has both its hooks.
     pub fn has(&self, ifindex: u32) -> bool {
         let hooks = self.hooks.get(&ifindex);
         hooks.is_some_and(|hooks| hooks.links.len() == hooks.side.programs().len())
     }
 
-    /// Hangs the first `count` hooks (ingress, egress) on an interface, in place of those of an
+    /// Hangs the first hooks (ingress, egress) on an interface, in place of those of an
     /// earlier agent; nothing happens when they are there.
     ///
     /// # Errors
@@ -133,7 +174,7 @@ impl Attached {
         pins: Option<&Pins>,
         (ifindex, name): (u32, &str),
         side: Side,
-        count: usize,
+        Extent { count, hurry }: Extent,
     ) -> Result<(), Error> {
         match self.hooks.get(&ifindex) {
             Some(hooks) if hooks.side == side && hooks.links.len() >= count => return Ok(()),
@@ -141,11 +182,12 @@ impl Attached {
             Some(hooks) if hooks.side != side => self.detach(ifindex),
             _ => {}
         }
-        let mut links = match self.hooks.remove(&ifindex) {
-            Some(hooks) => hooks.links,
+        let (method, mut links) = match self.hooks.remove(&ifindex) {
+            Some(hooks) => (hooks.method, hooks.links),
             None => {
-                self.clear_way(pins, ifindex, name);
-                Vec::new()
+                let method = self.choose(ifindex, hurry);
+                self.clear_way(method, pins, ifindex, name);
+                (method, Vec::new())
             }
         };
         let wanted = side.programs().into_iter().take(count);
@@ -155,7 +197,7 @@ impl Attached {
                 name,
                 direction,
             };
-            match self.hang(ebpf, pins, program, place) {
+            match self.hang(ebpf, method, pins, program, place) {
                 Ok(link) => links.push(link),
                 Err(source) => {
                     links.into_iter().for_each(|link| release(ifindex, link));
@@ -166,36 +208,43 @@ impl Attached {
                 }
             }
         }
-        self.hooks.insert(ifindex, Hooks { side, links });
+        let hooks = Hooks {
+            side,
+            method,
+            links,
+        };
+        self.hooks.insert(ifindex, hooks);
         Ok(())
     }
 
     /// Removes what a run of the other method left on an interface.
-    fn clear_way(&mut self, pins: Option<&Pins>, ifindex: u32, name: &str) {
-        match self.method {
+    fn clear_way(&mut self, method: Method, pins: Option<&Pins>, ifindex: u32, name: &str) {
+        match (method, pins) {
             // Links of a run that used them.
-            Method::Clsact if pins.is_some() => pins.into_iter().for_each(|pins| pins.unlink(ifindex)),
+            (Method::Clsact, Some(pins)) => pins.unlink(ifindex),
             // Filters that nobody may take over.
-            Method::Clsact => {
+            (Method::Clsact, None) => {
                 clear(name);
             }
-            // Filters of a run that used them.
-            Method::Tcx if self.filtered.remove(&ifindex) => {
-                clear(name);
+            // Filters of a run that used them, or was in a hurry.
+            (Method::Tcx, pins) => {
+                if self.filtered.remove(&ifindex) || self.early && pins.is_none() {
+                    clear(name);
+                }
             }
-            Method::Tcx => {}
         }
     }
 
     fn hang(
         &mut self,
         ebpf: &mut aya::Ebpf,
+        method: Method,
         pins: Option<&Pins>,
         program: &str,
         place: Place<'_>,
     ) -> Result<Held, ProgramError> {
         has_name(place)?;
-        let held = match self.method {
+        let held = match method {
             Method::Tcx => attach_tcx(ebpf, pins, program, place)?,
             Method::Clsact => self.attach_clsact(ebpf, pins.is_some(), program, place)?,
         };

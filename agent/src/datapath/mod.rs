@@ -44,6 +44,7 @@ pub use programs::Program;
 pub use restart::{Detached, detach};
 pub use symbols::Symbols;
 
+use attach::Extent;
 use loading::{chain, kernel_types, lift_memlock, log_level, offsets, refused};
 use pods::{CounterPod, ExtraPod, Key, NatValue, OffsetsPod, Record, SocketPod, UnattributedPod};
 
@@ -168,10 +169,7 @@ impl Datapath {
             _ => return Err(Error::Incomplete(EXTRA)),
         };
         Ok(Self {
-            attached: attach::Attached::new(
-                settings.method.unwrap_or_else(Method::of_this_kernel),
-                restart.filtered(),
-            ),
+            attached: attach::Attached::new(settings.method, restart.filtered()),
             hops,
             nat: typed(&mut ebpf, NAT)?,
             extra,
@@ -206,9 +204,14 @@ impl Datapath {
         self.capacity
     }
 
-    /// How programs hang on interfaces.
+    /// How programs hang on interfaces, where nothing speaks against it.
     pub fn method(&self) -> Method {
         self.attached.method()
+    }
+
+    /// How programs hang on this interface; `None` when there are none.
+    pub fn method_at(&self, ifindex: u32) -> Option<Method> {
+        self.attached.method_at(ifindex)
     }
 
     /// One of the programs, by name: for test runs, which measure it or feed it frames by hand.
@@ -222,16 +225,28 @@ impl Datapath {
     ///
     /// The kernel refuses; then neither hook is left.
     pub fn attach(&mut self, ifindex: u32, name: &str, side: Side) -> Result<(), Error> {
-        self.attach_first(ifindex, name, side, 2)
+        let extent = Extent {
+            count: 2,
+            hurry: false,
+        };
+        self.attach_first(ifindex, name, side, extent)
     }
 
     /// Hangs the hook on what an interface receives, and leaves the other to [`Self::attach`].
+    /// With `hurry`, because many interfaces wait, it is done by the quickest method, unless the
+    /// settings name one.
     ///
     /// # Errors
     ///
     /// The kernel refuses; then none is left.
-    pub fn attach_ingress(&mut self, ifindex: u32, name: &str, side: Side) -> Result<(), Error> {
-        self.attach_first(ifindex, name, side, 1)
+    pub fn attach_ingress(
+        &mut self,
+        ifindex: u32,
+        name: &str,
+        side: Side,
+        hurry: bool,
+    ) -> Result<(), Error> {
+        self.attach_first(ifindex, name, side, Extent { count: 1, hurry })
     }
 
     fn attach_first(
@@ -239,11 +254,17 @@ impl Datapath {
         ifindex: u32,
         name: &str,
         side: Side,
-        count: usize,
+        extent: Extent,
     ) -> Result<(), Error> {
         let (pins, place) = (self.restart.pins(), (ifindex, name));
         self.attached
-            .attach_first(&mut self.ebpf, pins, place, side, count)
+            .attach_first(&mut self.ebpf, pins, place, side, extent)
+    }
+
+    /// All interfaces that were there at the start have been seen: those that come now were
+    /// touched by no earlier agent.
+    pub fn settled(&mut self) {
+        self.attached.settled();
     }
 
     /// Takes the hooks off an interface.

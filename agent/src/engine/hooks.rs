@@ -10,6 +10,7 @@ use crate::node::{self, Interface, NodeView};
 
 /// Interfaces that get their second hook before anything else gets its turn: with TCX each waits
 /// for a grace period of RCU, milliseconds in which nothing is read and no newer one is covered.
+/// When more than these come at once, theirs are clsact filters, which wait for nothing.
 const AT_ONCE: usize = 8;
 
 impl Engine {
@@ -39,6 +40,10 @@ impl Engine {
         self.refused
             .retain(|ifindex, _| roles.contains_key(ifindex));
         let waiting = self.cover(view, &roles);
+        if !waiting && !self.settled {
+            self.settled = true;
+            self.datapath.settled();
+        }
         self.save();
         // A bridge that is no hook of ours still names the way between its ports.
         for interface in view.interfaces.values() {
@@ -60,16 +65,25 @@ impl Engine {
     /// Of many new ones, all are first seen receiving: a pod sends before it is sent anything.
     fn cover(&mut self, view: &NodeView, roles: &BTreeMap<u32, Role>) -> bool {
         let found = |ifindex: &u32| view.interfaces.get(ifindex);
+        let begins = |engine: &Self, ifindex: &u32| {
+            let begun = engine.since.contains_key(ifindex) || engine.refused.contains_key(ifindex);
+            !begun && found(ifindex).is_some_and(|one| one.ethernet)
+        };
+        // What was there before the agent has time.
+        let hurry = self.settled && roles.keys().filter(|one| begins(self, one)).count() > AT_ONCE;
         for (ifindex, role) in roles {
-            let begun = self.since.contains_key(ifindex) || self.refused.contains_key(ifindex);
-            let Some(interface) = found(ifindex).filter(|one| one.ethernet && !begun) else {
+            let Some(interface) = found(ifindex).filter(|_| begins(self, ifindex)) else {
                 continue;
             };
             let bridge = view.bridge_of(interface);
             let side = side(*role, bridge, roles);
             let name = &interface.name;
             // What is refused is told of below.
-            if self.datapath.attach_ingress(*ifindex, name, side).is_ok() {
+            if self
+                .datapath
+                .attach_ingress(*ifindex, name, side, hurry)
+                .is_ok()
+            {
                 self.since.insert(*ifindex, interface.since);
                 self.datapath.set_master(*ifindex, bridge);
                 self.interfaces

@@ -64,6 +64,8 @@ pub struct Engine {
     since: HashMap<u32, u64>,
     /// Interfaces that could not be attached, and why.
     refused: HashMap<u32, String>,
+    /// Whether all interfaces that were there at the start have had their turn.
+    settled: bool,
     drain: DrainStatistics,
     /// Conntrack's events, until the loop takes them, and what they told; `None` where the
     /// packets' own entries are read.
@@ -112,7 +114,7 @@ impl Engine {
             retransmits: Retransmits::default(),
             pressure: Pressure::new(datapath.capacity(), settings.datapath.max_connections),
             outbox: Outbox::default(),
-            notes: resume::Notes::new(datapath.ledger(), datapath.method()),
+            notes: resume::Notes::new(datapath.ledger()),
             records: Vec::new(),
             datapath,
             settings,
@@ -120,6 +122,7 @@ impl Engine {
             hooks: HashMap::new(),
             since: HashMap::new(),
             refused: HashMap::new(),
+            settled: false,
             drain: DrainStatistics::default(),
             conntrack: None,
             entries: None,

@@ -64,14 +64,12 @@ pub(super) struct Notes {
     interfaces: HashMap<u32, Remembered>,
     /// Interfaces whose note is not up to date.
     changed: HashSet<u32>,
-    filters: bool,
 }
 
 impl Notes {
-    pub(super) fn new(ledger: Option<Arc<Ledger>>, method: Method) -> Self {
+    pub(super) fn new(ledger: Option<Arc<Ledger>>) -> Self {
         Self {
             ledger,
-            filters: method == Method::Clsact,
             ..Self::default()
         }
     }
@@ -82,7 +80,7 @@ impl Notes {
     }
 
     /// An interface has hooks now.
-    fn interface(&mut self, ifindex: u32, info: &InterfaceInfo, made_qdisc: bool) {
+    fn interface(&mut self, ifindex: u32, info: &InterfaceInfo, flags: u32) {
         let note = self.interfaces.entry(ifindex).or_default();
         let before = *note;
         note.name = [0; 16];
@@ -90,13 +88,7 @@ impl Notes {
             *to = from;
         }
         note.role = info.role as u32;
-        let filtered = if self.filters {
-            Remembered::FILTERED
-        } else {
-            0
-        };
-        let qdisc = if made_qdisc { Remembered::QDISC } else { 0 };
-        note.flags = before.flags & Remembered::QDISC | filtered | qdisc;
+        note.flags = before.flags & Remembered::QDISC | flags;
         if *note != before {
             self.changed.insert(ifindex);
         }
@@ -230,8 +222,13 @@ impl Engine {
         if self.notes.ledger.is_some()
             && let Some(info) = self.interfaces.get(&ifindex)
         {
-            let made_qdisc = self.datapath.made_qdisc(ifindex);
-            self.notes.interface(ifindex, info, made_qdisc);
+            let filtered = self.datapath.method_at(ifindex) == Some(Method::Clsact);
+            let flags = [
+                (filtered, Remembered::FILTERED),
+                (self.datapath.made_qdisc(ifindex), Remembered::QDISC),
+            ];
+            let flags = flags.iter().filter(|(so, _)| *so).map(|(_, flag)| flag);
+            self.notes.interface(ifindex, info, flags.sum());
         }
     }
 

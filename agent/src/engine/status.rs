@@ -98,8 +98,6 @@ impl Engine {
             tracing::warn!(%error, "reading what is in no record");
             Vec::new()
         });
-        let attached = self.datapath.interfaces();
-        let method = self.datapath.method().name();
         let hook = |ifindex: u32, direction: Direction| {
             let (ingress, egress) = self.hooks.get(&ifindex).copied().unwrap_or_default();
             let egress_side = direction == Direction::Egress;
@@ -126,8 +124,7 @@ impl Engine {
             .filter_map(|(ifindex, info)| {
                 let attached = match self.refused.get(ifindex) {
                     Some(why) => Err(why.clone()),
-                    None if attached.contains(ifindex) => Ok(method),
-                    None => return None,
+                    None => Ok(self.datapath.method_at(*ifindex)?.name()),
                 };
                 Some(InterfaceStatus {
                     ifindex: *ifindex,

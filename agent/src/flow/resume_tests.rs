@@ -73,7 +73,7 @@ impl World {
     fn observe(&mut self, tracker: &mut Tracker) {
         self.clock += 1;
         for ((ifindex, port), record) in &self.table {
-            let egress = HOOKS.iter().any(|hook| *hook == (*ifindex, true));
+            let egress = HOOKS.contains(&(*ifindex, true));
             let (key, _) = key(*ifindex, egress, *port);
             if tracker.news(&key, record).is_some() {
                 tracker.observe(&key, record, None, self.clock);

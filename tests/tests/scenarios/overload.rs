@@ -94,7 +94,7 @@ fn a_flood_of_conversations_is_attributed() -> Result<()> {
 /// 20,000 connections that end as soon as they are made.
 #[test]
 fn a_burst_of_short_connections_is_counted_exactly() -> Result<()> {
-    let Some(lab) = lab("burst")? else {
+    let Some(lab) = lab("shorts")? else {
         return Ok(());
     };
     let agent = lab.start_agent_without_log(0, &[])?;

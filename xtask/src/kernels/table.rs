@@ -13,7 +13,7 @@ const BEGIN: &str = "<!-- kernels: written by `cargo xtask kernels --write` -->\
 const END: &str = "<!-- /kernels -->\n";
 
 /// Features and the tests that show each.
-const FEATURES: [(&str, &[&str]); 11] = [
+const FEATURES: [(&str, &[&str]); 12] = [
     (
         "programs load, within their budget",
         &["programs_stay_within_their_budget"],
