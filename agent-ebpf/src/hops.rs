@@ -13,9 +13,9 @@ use nodescope_ebpf::{
 use crate::{
     CAREFUL,
     careful::either,
-    events::tell,
+    events::{changed, tell},
     frame::Head,
-    maps::{HOPS, PORT_SLOTS, PORTS, SCRATCH, UNATTRIBUTED, UNPLACED, scratch_of},
+    maps::{HOPS, PORT_SLOTS, PORTS, SCRATCH, UNATTRIBUTED, UNPLACED, round, scratch_of},
     nat, offload, payload, rare, tcp,
 };
 
@@ -140,6 +140,7 @@ fn attribute<const EGRESS: bool>(ctx: &TcContext, skb: Skb) -> Result<(), Reason
         if EGRESS && (*record).nat == NatState::Unknown as u8 {
             nat::resolve(ctx, &key, record, u32::from(forward));
         }
+        changed(&key, record);
     }
     Ok(())
 }
@@ -191,6 +192,8 @@ extern "C" fn open_record(how: u32, packets: u32, bytes: u32) -> u32 {
         (*fresh).opener = (how & 1) as u8;
         let key = &(*scratch).key;
         (*fresh).payload = payload::wanted(key);
+        // Of a new one the agent is told otherwise, and looks at it in the next round once more.
+        (*fresh).told = round() as u8;
         // A failure is a full table, or another CPU that was first and told of it.
         HOPS.insert(key, &*fresh, u64::from(BPF_NOEXIST)).is_ok()
     };

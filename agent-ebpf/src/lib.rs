@@ -101,7 +101,9 @@ pub struct HopRecord {
     /// A [`NatState`].
     pub nat: u8,
     /// How often a SYN began the conversation anew after an end of it.
-    pub incarnation: u16,
+    pub incarnation: u8,
+    /// The [round](rounds) in which the agent was told last that something changed.
+    pub told: u8,
     /// How often the conntrack entry was looked for in vain.
     pub nat_tries: u8,
     /// Whether payload heads are wanted, and how many were sent: see [`wanted`].
@@ -303,6 +305,22 @@ impl EventKind {
     /// The word in metrics.
     pub const NAMES: [&'static str; Self::COUNT as usize] =
         ["open", "nat", "ending", "payload", "extra", "retransmit"];
+}
+
+/// Rounds of reading. The agent begins one before it reads what changed in the round before; the
+/// kernel side tells of a record once a round, the first time that it changes.
+///
+/// A packet is counted before the round is looked up, so one that was told of in the round before
+/// is counted before the agent reads the record. (Where the processor may exchange the two, as on
+/// arm64, the agent finds the packet when it reads all records, some rounds later.)
+pub mod rounds {
+    /// The one after this: 1 to 255, so that 0 is none.
+    pub const fn after(round: u8) -> u8 {
+        match round.checked_add(1) {
+            Some(next) => next,
+            None => 1,
+        }
+    }
 }
 
 /// The byte `payload` of a [`HopRecord`]: 0 for almost all conversations.

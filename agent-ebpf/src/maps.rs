@@ -63,6 +63,26 @@ pub static OFFLOAD: PerCpuArray<OffloadSlot> = PerCpuArray::with_max_entries(slo
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
+/// Keys of records that changed, once a [round](nodescope_ebpf::rounds): 18,000 fit. Nobody is woken.
+#[map]
+pub static CHANGED: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// The last round in which [`CHANGED`] was full: then the agent reads all records.
+#[map]
+pub static MISSED: Array<u32> = Array::with_max_entries(1, 0);
+
+/// The round, as the agent says. The only one of its section, which so is a map of one number, that
+/// programs read without a look-up.
+#[unsafe(no_mangle)]
+static mut ROUND: u32 = 0;
+
+/// The round now; 0 before the agent begins.
+#[inline(always)]
+pub fn round() -> u32 {
+    // SAFETY: an aligned word that the agent writes as a whole.
+    unsafe { (&raw const ROUND).read_volatile() }
+}
+
 /// Ends whose payload heads are wanted, and why ([`nodescope_ebpf::ProbeEnd`]).
 #[map]
 pub static PROBE_PORTS: HashMap<ProbeKey, u32> = HashMap::with_max_entries(8192, 0);

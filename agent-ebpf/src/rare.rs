@@ -11,6 +11,7 @@ use nodescope_ebpf::{
 };
 
 use crate::{
+    events::changed,
     extras::{self, Note},
     frame::Copied,
     hops::{self, Skb},
@@ -123,6 +124,7 @@ extern "C" fn attribute_rare(skb: *mut __sk_buff, egress: u32) -> u32 {
                 extras::error(ctx, record, u32::from(forward));
                 hops::offload(ctx, skb, egress != 0);
                 hops::add(record, forward, skb);
+                changed(key, record);
             }
             return 0;
         }
@@ -170,6 +172,7 @@ extern "C" fn attribute_rare(skb: *mut __sk_buff, egress: u32) -> u32 {
         if egress != 0 && (*record).nat == NatState::Unknown as u8 {
             nat::resolve(ctx, key, record, u32::from(forward));
         }
+        changed(key, record);
     }
     0
 }

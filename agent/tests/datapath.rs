@@ -201,6 +201,69 @@ fn interface_index(name: &str) -> Result<u32, Failure> {
     Ok(text.split(':').next().unwrap_or_default().parse()?)
 }
 
+/// What changed is told of once a round, new records aside; and when it is more than fits, that is
+/// said.
+#[test]
+fn changes_are_told_once_a_round() -> Outcome {
+    /// More than the ring has room for.
+    const MANY: u16 = 20_000;
+    if !is_root() {
+        return Ok(());
+    }
+    let namespaces = Namespaces::new("rounds")?;
+    let mut datapath = Datapath::load(&Settings {
+        max_connections: 4096,
+        nat: false,
+        method: None,
+        pinning: None,
+    })?;
+    namespaces.enter("", || -> Outcome {
+        let index = interface_index("near")?;
+        Ok(datapath.attach(index, "near", Side::Port)?)
+    })?;
+    let changes = |datapath: &mut Datapath| -> Result<_, Failure> {
+        let mut keys = Vec::new();
+        let all = datapath.changes(|key| keys.push(key))?;
+        Ok((all, keys))
+    };
+    // New: nothing is told here. Then once, however much changes.
+    send(&namespaces, 5, 100)?;
+    assert_eq!(changes(&mut datapath)?, (true, vec![]));
+    send(&namespaces, 5, 100)?;
+    let (all, keys) = changes(&mut datapath)?;
+    assert!(all);
+    let [key] = keys.as_slice() else {
+        return Err(format!("{keys:?}").into());
+    };
+    let record = datapath.hop(key).ok_or("there is no such record")?;
+    assert_eq!(record.ab.packets + record.ba.packets, 10);
+    assert_eq!(changes(&mut datapath)?, (true, vec![]));
+
+    let many = || {
+        namespaces.enter("", || -> Outcome {
+            let client = UdpSocket::bind((Ipv4Addr::new(10, 244, 0, 1), 6000))?;
+            for port in 30_000..30_000 + MANY {
+                // Nobody listens, which an error says.
+                let _ = client.send_to(&[0; 10], (Ipv4Addr::new(10, 244, 0, 2), port));
+            }
+            Ok(())
+        })
+    };
+    many()?;
+    changes(&mut datapath)?;
+    many()?;
+    let (all, keys) = changes(&mut datapath)?;
+    assert!(!all, "{} keys", keys.len());
+    assert!(keys.len() > 10_000, "{} keys", keys.len());
+    // Once more, for one that says so late; then there is room again.
+    changes(&mut datapath)?;
+    send(&namespaces, 1, 10)?;
+    let (all, keys) = changes(&mut datapath)?;
+    assert!(all);
+    assert_eq!(keys.len(), 1);
+    Ok(())
+}
+
 #[test]
 fn tcx_counts_exactly() -> Outcome {
     if !is_root() {

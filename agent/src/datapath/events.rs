@@ -35,14 +35,11 @@ impl Events {
     }
 }
 
-/// One event; `None` when its size or kind is not the contract's.
-fn decode(mut bytes: &[u8]) -> Option<Told> {
-    if bytes.len() < size_of::<OpenEvent>() {
-        return None;
-    }
+/// A key, of which all bytes are there.
+pub(super) fn key(bytes: &mut &[u8]) -> HopKey {
     let mut address = || -> Address { std::array::from_fn(|_| bytes.get_u32_ne()) };
     let (a, b) = (address(), address());
-    let key = HopKey {
+    HopKey {
         a,
         b,
         a_port: bytes.get_u16_ne(),
@@ -52,7 +49,15 @@ fn decode(mut bytes: &[u8]) -> Option<Told> {
         kind: bytes.get_u8(),
         orientation: bytes.get_u8(),
         reserved: bytes.get_u8(),
-    };
+    }
+}
+
+/// One event; `None` when its size or kind is not the contract's.
+fn decode(mut bytes: &[u8]) -> Option<Told> {
+    if bytes.len() < size_of::<OpenEvent>() {
+        return None;
+    }
+    let key = key(&mut bytes);
     let kind = bytes.get_u32_ne();
     (kind < EventKind::COUNT).then_some(Told {
         key,

@@ -4,6 +4,7 @@ mod attach;
 mod batch;
 pub mod btf;
 mod capability;
+mod changes;
 mod cost;
 mod drops;
 mod error;
@@ -97,6 +98,7 @@ pub struct Datapath {
     unattributed: PerCpuHashMap<MapData, UnattributedPod, CounterPod>,
     unplaced: PerCpuArray<MapData, CounterPod>,
     lost: PerCpuArray<MapData, u64>,
+    changes: changes::Changes,
     batches: batch::Batches<Key, Record>,
     /// Why translations are not read from packets, when they are not.
     nat_off: Option<String>,
@@ -168,6 +170,10 @@ impl Datapath {
             Some(aya::maps::Map::HashMap(data)) => data,
             _ => return Err(Error::Incomplete(EXTRA)),
         };
+        let started = std::time::UNIX_EPOCH
+            .elapsed()
+            .unwrap_or_default()
+            .as_millis() as u64;
         Ok(Self {
             attached: attach::Attached::new(settings.method, restart.filtered()),
             hops,
@@ -180,6 +186,7 @@ impl Datapath {
             unattributed: typed(&mut ebpf, UNATTRIBUTED)?,
             unplaced: typed(&mut ebpf, UNPLACED)?,
             lost: typed(&mut ebpf, LOST)?,
+            changes: changes::Changes::take(&mut ebpf, started)?,
             batches: batch::Batches::new(BATCH),
             nat_off,
             capacity,
@@ -325,6 +332,17 @@ impl Datapath {
         };
         records.extend(found.map(|(key, record)| (key.0, record.0)));
         Ok(true)
+    }
+
+    /// Shows records that changed since the last call, some of them maybe twice; false when they are
+    /// not all, and all records are to be read. New ones are told of by [`Events`] instead, and may
+    /// have changed since they were.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses; then nothing is known.
+    pub fn changes(&mut self, see: impl FnMut(HopKey)) -> Result<bool, Error> {
+        self.changes.next(see)
     }
 
     /// Shows every record.

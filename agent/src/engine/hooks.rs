@@ -28,7 +28,7 @@ impl Engine {
         }
         if !leaving.is_empty() {
             // Their records are still in the table, and nothing is added to them any more.
-            self.drain();
+            self.drain_all();
         }
         for ifindex in leaving {
             let over = !there(self, &ifindex);

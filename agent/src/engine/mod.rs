@@ -6,6 +6,7 @@ mod entries;
 mod hooks;
 mod outbox;
 mod pressure;
+mod reading;
 mod resume;
 mod run;
 mod status;
@@ -20,7 +21,7 @@ use nodescope_ebpf::{HopKey, HopRecord, NatRecord, NatState};
 use outbox::Outbox;
 use pressure::Pressure;
 
-use crate::datapath::{self, Cursor, Datapath};
+use crate::datapath::{self, Datapath};
 use crate::flow::{
     Already, Counts, Gain, Interfaces, Moment, News, Place, Retransmits, Timeouts, Tracker,
 };
@@ -74,8 +75,7 @@ pub struct Engine {
     pressure: Pressure,
     outbox: Outbox,
     notes: resume::Notes,
-    /// Room for what one look into the kernel's table gives.
-    records: Vec<(HopKey, HopRecord)>,
+    reading: reading::Reading,
 }
 
 /// How draining went.
@@ -115,7 +115,7 @@ impl Engine {
             pressure: Pressure::new(datapath.capacity(), settings.datapath.max_connections),
             outbox: Outbox::default(),
             notes: resume::Notes::new(datapath.ledger()),
-            records: Vec::new(),
+            reading: reading::Reading::default(),
             datapath,
             settings,
             interfaces: Interfaces::new(),
@@ -132,55 +132,6 @@ impl Engine {
     /// The kernel side.
     pub fn datapath(&mut self) -> &mut Datapath {
         &mut self.datapath
-    }
-
-    /// Looks at single records, because the kernel side told of them.
-    pub fn poke<'a>(&mut self, keys: impl IntoIterator<Item = &'a HopKey>) {
-        let now = Moment::now();
-        let most = self.pressure.most_fresh();
-        for key in keys {
-            if let Some(record) = self.datapath.hop(key)
-                && let Some(news) = self.tracker.news(key, &record)
-            {
-                self.meet(key, &record, news, most, now);
-            }
-        }
-    }
-
-    /// Looks at every record.
-    pub fn drain(&mut self) {
-        let start = std::time::Instant::now();
-        let now = Moment::now();
-        let most = self.pressure.most();
-        let (mut entries, mut waiting) = (0, 0);
-        let mut cursor = Cursor::default();
-        let mut records = std::mem::take(&mut self.records);
-        let whole = loop {
-            match self.datapath.read(&mut cursor, &mut records) {
-                Ok(true) => {}
-                Ok(false) => break true,
-                Err(error) => {
-                    self.drain.failed("draining", &error);
-                    break false;
-                }
-            }
-            entries += records.len();
-            for (key, record) in &records {
-                if let Some(news) = self.tracker.news_of_next(key, record)
-                    && !self.meet(key, record, news, most, now)
-                {
-                    waiting += 1;
-                }
-            }
-        };
-        self.records = records;
-        self.tracker.end_reading(whole);
-        self.pressure.waiting(waiting);
-        self.resent();
-        self.drain.entries = entries;
-        self.drain.durations.push(start.elapsed());
-        self.relieve(now);
-        self.save();
     }
 
     /// Looks at what sockets sent again, after the records of their connections.

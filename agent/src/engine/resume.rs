@@ -200,7 +200,7 @@ impl Engine {
             self.notes.taken(key, record.ab, record.ba);
             self.tracker.taken(key);
         }
-        self.drain();
+        self.drain_all();
         let mut left = self.datapath.left_interfaces();
         left.extend(self.tracker.interfaces());
         left.extend(self.notes.interfaces.keys());

@@ -195,6 +195,7 @@ pub async fn run(
                 if told.len() < EVENTS_AT_ONCE {
                     engine.poke(told.iter().map(|one| &one.key));
                 } else {
+                    engine.read_all_next();
                     soon_at.get_or_insert_with(|| Instant::now() + SOON);
                     if engine.is_pressed() {
                         soon_at = Some(Instant::now());
@@ -204,7 +205,7 @@ pub async fn run(
             Turn::Say => say_at = say(&mut engine, &mut outlet),
         }
     }
-    engine.drain();
+    engine.drain_all();
     engine.last();
     let deadline = Instant::now() + FAREWELL;
     while engine.has_news() {

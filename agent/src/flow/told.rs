@@ -64,6 +64,10 @@ impl Told {
         found
     }
 
+    fn len(&self) -> usize {
+        self.all.len()
+    }
+
     fn clear(&mut self) {
         const KEEP: usize = 4096;
         self.newest.clear();
@@ -175,6 +179,11 @@ impl Tracker {
             self.taken(key);
         }
         Gain::whole(key, record)
+    }
+
+    /// How much is remembered of last records, by conversation.
+    pub fn remembered(&self) -> usize {
+        self.told.len()
     }
 
     /// All records that were in the kernel's table at the last close have been seen.

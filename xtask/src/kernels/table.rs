@@ -13,7 +13,7 @@ const BEGIN: &str = "<!-- kernels: written by `cargo xtask kernels --write` -->\
 const END: &str = "<!-- /kernels -->\n";
 
 /// Features and the tests that show each.
-const FEATURES: [(&str, &[&str]); 12] = [
+const FEATURES: [(&str, &[&str]); 13] = [
     (
         "programs load, within their budget",
         &["programs_stay_within_their_budget"],
@@ -40,6 +40,10 @@ const FEATURES: [(&str, &[&str]); 12] = [
     (
         "records taken out without loss",
         &["records_are_taken_out_without_loss"],
+    ),
+    (
+        "what changed is told of, and no more",
+        &["changes_are_told_once_a_round"],
     ),
     (
         "NAT from the packet, as conntrack has it",

@@ -27,7 +27,7 @@ pub(in crate::flow) struct Hop {
     pub(in crate::flow) rare: Option<Box<RareHop>>,
     /// When the record changed last, see [`coarse`].
     pub(in crate::flow) changed: u32,
-    pub(in crate::flow) incarnation: u16,
+    pub(in crate::flow) incarnation: u8,
     ab_flags: u8,
     ba_flags: u8,
     ab_rst: u8,
