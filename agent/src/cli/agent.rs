@@ -13,11 +13,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::{nat_source, probing};
+use super::{flow_log, nat_source, probing};
 use crate::cluster::{self, Inventory, Local};
-use crate::config::{
-    AgentArgs, AttachBy, Config, KubeSource, LogFormat, LogTarget, MetricLabel, NatSource,
-};
+use crate::config::{AgentArgs, AttachBy, Config, KubeSource, LogFormat, MetricLabel, NatSource};
 use crate::datapath::{Method, Pinning};
 use crate::engine::{Engine, Intervals, Settings, Settle, Status};
 use crate::flow::{Flow, Moment, Timeouts};
@@ -27,7 +25,7 @@ use crate::insight::nat::Translations;
 use crate::insight::probes::Probes;
 use crate::node::{self, InterfaceFilter, NodeView};
 use crate::sink::describe::{Describer, NodeFacts};
-use crate::sink::log::FlowLog;
+use crate::sink::log::{Choice, FlowLog};
 use crate::sink::observer::{self, Observer};
 use crate::sink::prometheus::{FlowLabel, FlowLabels, Metrics, Options, Sources};
 use crate::{datapath, engine, sink};
@@ -47,6 +45,13 @@ pub fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
+    let choice = match flow_log::choice(config.flow_log.as_ref()) {
+        Ok(choice) => choice,
+        Err(error) => {
+            super::tell(&format_args!("{error:#}"));
+            return Ok(ExitCode::from(2));
+        }
+    };
     log_to_stderr(&config);
     let detach = config.detach;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -56,7 +61,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let outcome = runtime.block_on(async {
         match detach {
             true => super::detach::detach(&config).await,
-            false => agent(config).await,
+            false => agent(config, choice).await,
         }
     });
     // A disk or a peer that hangs must not keep a stopped agent alive.
@@ -87,7 +92,7 @@ fn log_to_stderr(config: &Config) {
 /// Libraries that say the same as the rooms, at every attempt.
 const QUIET: [&str; 4] = ["kube_client", "kube_runtime", "hyper_util", "h2"];
 
-async fn agent(config: Config) -> anyhow::Result<()> {
+async fn agent(config: Config, choice: Choice) -> anyhow::Result<()> {
     let node: Arc<str> = Arc::from(config.node_name.as_str());
     let stop = stop_on_signal()?;
     let watch = node::watch()
@@ -151,7 +156,7 @@ async fn agent(config: Config) -> anyhow::Result<()> {
             tracing::error!(%error, "the local API ended");
         }
     });
-    let log = flow_log(&config, engine.settle())?;
+    let log = flow_log::open(config.flow_log.as_ref(), choice, engine.settle())?;
     let (log, writer) = log.unzip();
     let metrics = Arc::new(Metrics::new(&metric_options(&config))?);
     metrics
@@ -392,20 +397,6 @@ async fn serve_metrics(
 fn kernel_release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease")
         .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
-}
-
-fn flow_log(
-    config: &Config,
-    settle: Settle,
-) -> Result<Option<(FlowLog, sink::log::Writer)>, sink::log::Error> {
-    let Some(log) = &config.flow_log else {
-        return Ok(None);
-    };
-    let path = match &log.target {
-        LogTarget::Stdout => std::path::Path::new("-"),
-        LogTarget::File(path) => path,
-    };
-    FlowLog::open(path, settle).map(Some)
 }
 
 /// Turns true at the first SIGTERM or SIGINT.

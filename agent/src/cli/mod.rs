@@ -10,6 +10,7 @@ mod drops;
 mod failure;
 mod filters;
 mod fit;
+mod flow_log;
 mod input;
 mod live;
 mod nat;

@@ -116,7 +116,7 @@ pub struct AgentArgs {
     )]
     pub flow_log_include: Option<Vec<String>>,
 
-    /// Log no flow that matches
+    /// Log no flow that matches, included or not; repeat for alternatives
     #[arg(
         long,
         value_name = "FILTER",

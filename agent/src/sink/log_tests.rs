@@ -4,15 +4,24 @@ use std::sync::mpsc as std_mpsc;
 
 use super::*;
 use crate::sink::fixture::{masqueraded, ping, sorted};
+use crate::sink::json;
 
 type Tested = anyhow::Result<()>;
+
+fn open(path: &Path) -> Result<(FlowLog, Writer), Error> {
+    let limits = Limits {
+        size: 1 << 20,
+        files: 1,
+    };
+    FlowLog::open(path, limits, Choice::default(), Settle::default())
+}
 
 #[tokio::test]
 async fn one_record_a_line_appended_to_what_is_there() -> Tested {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("flows.json");
     for flow in [masqueraded(), ping()] {
-        let (log, writer) = FlowLog::open(&path, Settle::default())?;
+        let (log, writer) = open(&path)?;
         log.push([Arc::new(flow)]);
         assert_eq!(log.lost(), 0);
         drop(log);
@@ -34,7 +43,7 @@ async fn one_record_a_line_appended_to_what_is_there() -> Tested {
 
 #[test]
 fn a_file_that_cannot_be_opened_is_named_with_the_mend() {
-    let Err(error) = FlowLog::open(Path::new("/nowhere/flows.json"), Settle::default()) else {
+    let Err(error) = open(Path::new("/nowhere/flows.json")) else {
         panic!("opened a file in a directory that is not there");
     };
     let text = error.to_string();
@@ -71,10 +80,11 @@ impl Write for FullOnce {
 async fn a_failed_write_is_counted_and_the_next_one_starts_a_new_line() -> Tested {
     let (written, lines) = std_mpsc::channel();
     let (log, writer) = FlowLog::start(
-        Box::new(FullOnce {
+        Box::new(Stream::new(Box::new(FullOnce {
             full: true,
             written,
-        }),
+        }))),
+        Choice::default(),
         Settle::default(),
     );
     let counter = log.clone();
@@ -95,7 +105,7 @@ async fn a_failed_write_is_counted_and_the_next_one_starts_a_new_line() -> Teste
 async fn a_record_that_was_being_written_is_cut_off() -> Tested {
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("flows.json");
-    let (log, writer) = FlowLog::open(&path, Settle::default())?;
+    let (log, writer) = open(&path)?;
     log.push([Arc::new(ping())]);
     drop(log);
     writer.finish().await;
@@ -104,7 +114,7 @@ async fn a_record_that_was_being_written_is_cut_off() -> Tested {
         let mut text = whole.clone();
         text.extend_from_slice(&whole[..cut]);
         std::fs::write(&path, &text)?;
-        drop(FlowLog::open(&path, Settle::default())?);
+        drop(open(&path)?);
         let left = std::fs::read(&path)?;
         // One byte alone may be anybody's.
         assert_eq!(left.len(), if cut == 1 { text.len() } else { whole.len() });

@@ -159,6 +159,14 @@ impl Lab {
         Ok(self.run.bpffs()?.join("nodescope"))
     }
 
+    /// A folder on a disk of the lab's own that has room for `bytes` (whole pages).
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub fn small_disk(&self, bytes: u64) -> Result<PathBuf> {
+        self.run.small_disk(bytes)
+    }
+
     /// A kubeconfig for clients on this machine; none without an API server.
     pub fn kubeconfig_path(&self) -> Option<PathBuf> {
         self.api.as_ref()?;

@@ -1,5 +1,6 @@
 //! The directory of a running lab, and the removal of what crashed labs left.
 
+use std::ffi::{CStr, CString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +20,9 @@ pub const RUN_ROOT: &str = "/run/nodescope-lab";
 
 /// A lab's own BPF file system, in its directory.
 const BPFFS: &str = "bpf";
+
+/// A lab's own small disk, in its directory.
+const SMALL_DISK: &str = "disk";
 
 /// How long processes get to die after SIGKILL before their namespace is removed regardless.
 const DEATH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,26 +72,47 @@ impl RunDir {
     /// A BPF file system of the lab's own, mounted when it is first asked for: what is pinned
     /// there goes with the lab, however that ends.
     pub fn bpffs(&self) -> Result<PathBuf> {
-        let path = self.path.join(BPFFS);
+        self.mounted(BPFFS, "bpf", MountFlags::empty(), None)
+    }
+
+    /// A disk in memory with room for `bytes`, mounted when it is first asked for; it goes with
+    /// the lab, however that ends.
+    pub fn small_disk(&self, bytes: u64) -> Result<PathBuf> {
+        let size = CString::new(format!("size={bytes}"))?;
+        let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+        self.mounted(SMALL_DISK, "tmpfs", flags, Some(&size))
+    }
+
+    fn mounted(
+        &self,
+        folder: &str,
+        kind: &str,
+        flags: MountFlags,
+        data: Option<&CStr>,
+    ) -> Result<PathBuf> {
+        let path = self.path.join(folder);
         match fs::create_dir(&path) {
-            Ok(()) => mount("bpf", &path, "bpf", MountFlags::empty(), None)
-                .with_context(|| format!("mounting a BPF file system at {}", path.display()))?,
+            Ok(()) => mount(kind, &path, kind, flags, data).with_context(|| {
+                format!("mounting a file system ({kind}) at {}", path.display())
+            })?,
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error).context("making the folder of the BPF file system"),
+            Err(error) => return Err(error).context("making the folder of a file system"),
         }
         Ok(path)
     }
 }
 
-/// Removes everything that was pinned in a lab's BPF file system, with the file system.
-fn remove_bpffs(lab: &Path) {
-    // Most labs have none.
-    let _ = unmount(lab.join(BPFFS), UnmountFlags::DETACH);
+/// Removes a lab's own file systems with all that is in them, pinned or written.
+fn remove_mounts(lab: &Path) {
+    for folder in [BPFFS, SMALL_DISK] {
+        // Most labs have none.
+        let _ = unmount(lab.join(folder), UnmountFlags::DETACH);
+    }
 }
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        remove_bpffs(&self.path);
+        remove_mounts(&self.path);
         // Still locked here: nobody else can be in it.
         let _ = fs::remove_dir_all(&self.path);
     }
@@ -117,7 +142,7 @@ pub fn clean_stale() -> Result<Vec<String>> {
             continue;
         }
         remove_namespaces(name)?;
-        remove_bpffs(&path);
+        remove_mounts(&path);
         remove_dir(&path)?;
         cleaned.push(name.to_owned());
     }

@@ -4,6 +4,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::Result;
 use nodescope_tests::lab::{self, Netns, Pod, PodSpec, Protocol, Service, wait_for};
+use rustix::mount::{MountFlags, mount};
 
 use crate::{TIMEOUT, address, get, ping, start};
 
@@ -123,6 +124,10 @@ fn what_a_killed_lab_left_is_removed_and_a_live_one_is_not() -> Result<()> {
         processes.flat_map(|space| space.processes()).collect()
     };
     wait_for("servers of the other lab", TIMEOUT, || inside().len() >= 10)?;
+    let other = live.run_dir().with_file_name(&name);
+    let disk = other.join("disk");
+    std::fs::create_dir(&disk)?;
+    mount("tmpfs", &disk, "tmpfs", MountFlags::empty(), None)?;
     child.0.kill()?;
     child.0.wait()?;
     assert!(!lab::with_prefix(&prefix).is_empty());
@@ -135,6 +140,8 @@ fn what_a_killed_lab_left_is_removed_and_a_live_one_is_not() -> Result<()> {
     let gone = || lab::with_prefix(&prefix).is_empty();
     wait_for("its namespaces to go", TIMEOUT, gone)?;
     assert!(!lab::live().contains(&name));
+    let gone = || !other.exists();
+    wait_for("its directory to go, with the disk in it", TIMEOUT, gone)?;
     assert!(ping(&live.pod("web")?.netns(), "10.244.1.15"));
     Ok(())
 }

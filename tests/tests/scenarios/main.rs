@@ -12,6 +12,7 @@ mod cli;
 mod common;
 mod conservation;
 mod drops;
+mod flow_log;
 mod foreign;
 mod frames;
 mod identity;

@@ -124,7 +124,7 @@ fn nothing_is_missed(name: &str, attach: &str) -> Result<()> {
 }
 
 /// How many requests went out and how many answers came, by ping's own word.
-fn transmitted(said: &str) -> Result<[u64; 2]> {
+pub fn transmitted(said: &str) -> Result<[u64; 2]> {
     let line = said.lines().find(|line| line.contains("transmitted"));
     let line = line.with_context(|| format!("ping said {said:?}"))?;
     let mut numbers = line.split(", ").map(|part| part.split(' ').next());
