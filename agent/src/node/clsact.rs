@@ -20,9 +20,11 @@ pub async fn remove_clsact(interfaces: &[u32]) -> Result<usize, Error> {
             what: "traffic filters",
             source,
         };
+        // One after the other: `execute` asks at once, and a socket on which a dump still runs
+        // answers EBUSY to the next (`__netlink_dump_start`, net/netlink/af_netlink.c).
         let ingress = handle.traffic_filter(index).get().ingress().execute();
-        let egress = handle.traffic_filter(index).get().egress().execute();
         let filters: Vec<_> = ingress.try_collect().await.map_err(failed)?;
+        let egress = handle.traffic_filter(index).get().egress().execute();
         let others: Vec<_> = egress.try_collect().await.map_err(failed)?;
         if !filters.is_empty() || !others.is_empty() {
             continue;
