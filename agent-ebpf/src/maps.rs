@@ -63,9 +63,9 @@ pub static OFFLOAD: PerCpuArray<OffloadSlot> = PerCpuArray::with_max_entries(slo
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
-/// Keys of records that changed, once a [round](nodescope_ebpf::rounds): 18,000 fit. Nobody is woken.
+/// Keys of records that changed, once a [round](nodescope_ebpf::rounds): 37,000 fit. Nobody is woken.
 #[map]
-pub static CHANGED: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+pub static CHANGED: RingBuf = RingBuf::with_byte_size(1 << 21, 0);
 
 /// The last round in which [`CHANGED`] was full: then the agent reads all records.
 #[map]
