@@ -125,7 +125,8 @@ fn a_stopped_agent_loses_nothing_silently() -> Result<()> {
     let told_before = told(&agent)?;
 
     agent.process().signal(Signal::STOP)?;
-    let sent = flood(&lab, 30_000, 1.0)?;
+    // It is stopped for as long as that takes.
+    let sent = flood(&lab, 30_000, 10.0)?;
     agent.process().signal(Signal::CONT)?;
 
     let seen = since.agree(&lab, &agent)?;
