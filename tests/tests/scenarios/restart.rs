@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
@@ -25,14 +26,49 @@ fn start(lab: &Lab, attach: &str, extra: &[&str]) -> Result<Agent> {
     Ok(agent)
 }
 
-/// Short connections, one after the other, until told to stop; how many.
-fn short_connections(from: &Netns, url: &str, over: &AtomicBool) -> Result<usize> {
-    let mut count = 0;
-    while !over.load(Ordering::Acquire) {
-        get(from, url)?;
-        count += 1;
+/// Short connections, one after the other, until told to stop.
+#[derive(Default)]
+struct Short {
+    over: AtomicBool,
+    made: Mutex<usize>,
+    /// Who waits for `made` has this, so that the next connection waits for both.
+    turn: Mutex<()>,
+}
+
+impl Short {
+    fn make(&self, from: &Netns, url: &str) -> Result<()> {
+        while !self.over.load(Ordering::Acquire) {
+            drop(lock(&self.turn));
+            let mut made = lock(&self.made);
+            get(from, url)?;
+            *made += 1;
+        }
+        Ok(())
     }
-    Ok(count)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills an agent in the middle of a flow interval. A portion of records is noted right after it
+/// is written, and one that is killed in between leaves it to be told again: short connections,
+/// whose records come at any time, wait for so long.
+fn kill_between_records(agent: &mut Agent, short: &Short) -> Result<()> {
+    let _turn = lock(&short.turn);
+    let made = lock(&short.made);
+    eventually("all short connections are told", || {
+        let all = records(agent)?;
+        let closed = all
+            .iter()
+            .filter(|one| !is_echo(one) && one.event() == "close");
+        Ok(closed.count() >= *made)
+    })?;
+    let before = echoes(agent)?;
+    eventually("another interval is told", || Ok(echoes(agent)? > before))?;
+    // It has noted that by the time that it answers.
+    agent.metrics()?;
+    agent.kill9()
 }
 
 fn is_echo(record: &Record) -> bool {
@@ -60,12 +96,12 @@ fn nothing_is_missed(name: &str, attach: &str) -> Result<()> {
     );
     // One conversation that lasts through everything.
     let mut ping = lab.spawn(&web.netns(), ["ping", "-q", "-i", "0.02", &far])?;
-    let over = AtomicBool::new(false);
-    let (mut agents, made) = thread::scope(|scope| -> Result<(Vec<Agent>, usize)> {
-        let short = scope.spawn(|| short_connections(&web.netns(), &near_url, &over));
+    let short = Short::default();
+    let mut agents = thread::scope(|scope| -> Result<Vec<Agent>> {
+        let client = scope.spawn(|| short.make(&web.netns(), &near_url));
         let sequence = || -> Result<Vec<Agent>> {
             eventually("echoes are told", || Ok(echoes(&first)? >= 2))?;
-            first.kill9()?;
+            kill_between_records(&mut first, &short)?;
             // Nobody looks at these.
             for _ in 0..3 {
                 get(&web.netns(), &far_url)?;
@@ -80,12 +116,14 @@ fn nothing_is_missed(name: &str, attach: &str) -> Result<()> {
             Ok(vec![first, second, third])
         };
         let agents = sequence();
-        over.store(true, Ordering::Release);
-        let made = short
+        short.over.store(true, Ordering::Release);
+        client
             .join()
-            .map_err(|_| anyhow::anyhow!("a client panicked"))?;
-        Ok((agents?, made? + 6))
+            .map_err(|_| anyhow::anyhow!("a client panicked"))??;
+        agents
     })?;
+    // And the far ones.
+    let made = *lock(&short.made) + 6;
     ping.end_with(Signal::INT, PATIENCE)?;
     let echoes = transmitted(&ping.stdout())?;
 
