@@ -104,6 +104,8 @@ async fn agent(config: Config, choice: Choice) -> anyhow::Result<()> {
     }
     let mut engine = Engine::load(settings(&config, &node, filter))?;
     nat_source::choose(&mut engine, config.nat_source)?;
+    // What the load needed is needed no more.
+    datapath::give_back();
     let _kernel_log = engine.datapath().forward_log()?;
     let cluster = cluster::start(&cluster_config(&config)).await?;
 

@@ -83,3 +83,14 @@ pub(super) fn lift_memlock() {
         tracing::debug!("RLIMIT_MEMLOCK stays as it is");
     }
 }
+
+/// Gives free memory back to the kernel. glibc's allocator keeps what lies beneath something that
+/// is in use, as what was needed to read the kernel's types does (malloc_trim(3)); others need not
+/// be told.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointer, and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -37,6 +37,7 @@ pub use drops::{Dropped, Drops};
 pub use error::Error;
 pub use events::{Events, Told};
 pub use ledger::Ledger;
+pub use loading::give_back;
 pub use payload::{Head, Heads, ProbeEnds, ProbePorts};
 pub use pins::Pinning;
 pub use preflight::{Preflight, PreflightItem, Verdict, preflight};

@@ -94,7 +94,7 @@ fn flood(flows: u32, seconds: f64) -> anyhow::Result<Found> {
     );
     outcome.with_context(|| format!("{before:?}, then {last:?}, sent {sent}"))?;
     let told = last.told - before.told;
-    ensure!(told <= u64::from(flows), "{told} told of {flows}");
+    ensure!(told <= sent, "{told} told of {sent}");
     Ok(Found {
         attributed: u64::from(flows).saturating_sub(last.full - before.full),
         told,
