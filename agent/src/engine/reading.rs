@@ -38,10 +38,9 @@ impl Engine {
     /// Looks at single records, because the kernel side told of them: now, and once more with what
     /// changes until the next drain, for this may be too early for all that it will be.
     pub fn poke<'a>(&mut self, keys: impl IntoIterator<Item = &'a HopKey>) {
-        let now = Moment::now();
         let most = self.pressure.most_fresh();
         for key in keys {
-            self.look(key, most, now);
+            self.look(key, most);
             self.reading.keys.push(*key);
         }
     }
@@ -52,11 +51,12 @@ impl Engine {
     }
 
     /// Takes in a record as it is now; false when it has to wait where it is.
-    fn look(&mut self, key: &HopKey, most: usize, now: Moment) -> bool {
+    fn look(&mut self, key: &HopKey, most: usize) -> bool {
         if let Some(record) = self.datapath.hop(key)
             && let Some(news) = self.tracker.news(key, &record)
         {
-            return self.meet(key, &record, news, most, now);
+            // After it was read: no end is seen before its beginning.
+            return self.meet(key, &record, news, most, Moment::now());
         }
         true
     }
@@ -90,10 +90,10 @@ impl Engine {
             || self.tracker.remembered() > CLOSED;
         if all {
             self.reading.last = Some(start);
-            self.read_all(now);
+            self.read_all();
         } else {
             let most = self.pressure.most();
-            let waiting = keys.iter().filter(|key| !self.look(key, most, now)).count();
+            let waiting = keys.iter().filter(|key| !self.look(key, most)).count();
             self.pressure.waiting(waiting as u64);
             self.drain.entries = self.tracker.hops() + waiting;
         }
@@ -106,7 +106,7 @@ impl Engine {
         self.save();
     }
 
-    fn read_all(&mut self, now: Moment) {
+    fn read_all(&mut self) {
         let most = self.pressure.most();
         let (mut entries, mut waiting) = (0, 0);
         let mut cursor = Cursor::default();
@@ -121,6 +121,8 @@ impl Engine {
                 }
             }
             entries += records.len();
+            // After these were read, as in `look`.
+            let now = Moment::now();
             for (key, record) in &records {
                 if let Some(news) = self.tracker.news_of_next(key, record)
                     && !self.meet(key, record, news, most, now)
