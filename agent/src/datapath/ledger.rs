@@ -18,7 +18,7 @@ const KEPT: &str = "KEPT";
 const INTERFACES: &str = "INTERFACES";
 const LAYOUT: &str = "LAYOUT";
 /// Raise when a pinned map means something else with the same sizes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Interfaces that are remembered.
 const MOST_INTERFACES: u32 = 16_384;
 /// Records that may wait for the flow log, and some.
@@ -32,8 +32,8 @@ const BATCH: usize = 1024;
 pub struct Told {
     /// A record of the kernel's that belongs to it.
     pub key: HopKey,
-    /// Always 0.
-    pub reserved: u32,
+    /// How often that record had begun anew.
+    pub incarnation: u32,
     /// That record's first time: another one has another.
     pub first_ns: u64,
     /// The initiator's packets and bytes in all records together.

@@ -40,7 +40,7 @@ impl Settle {
             }
             let entry = Told {
                 key: mark.key,
-                reserved: 0,
+                incarnation: mark.incarnation.into(),
                 first_ns: mark.first_ns,
                 forward: counter(flow.forward.total),
                 reply: counter(flow.reply.total),
@@ -143,6 +143,8 @@ impl Engine {
             connection,
             key: told.key,
             first_ns: told.first_ns,
+            // Noted from eight bits.
+            incarnation: told.incarnation as u8,
             forward: counts(told.forward),
             reply: counts(told.reply),
         });

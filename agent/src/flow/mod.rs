@@ -1,5 +1,6 @@
 //! Hops joined into connections, and the [`Flow`] that is said about each.
 
+mod anew;
 mod connection;
 mod dropped;
 #[cfg(test)]

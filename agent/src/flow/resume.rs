@@ -18,6 +18,8 @@ pub struct Mark {
     pub key: HopKey,
     /// That record's first time, `CLOCK_MONOTONIC` nanoseconds; 0 when none is left there.
     pub first_ns: u64,
+    /// How often that record had begun anew.
+    pub incarnation: u8,
     /// Of a connection that is over: all its hops.
     pub hops: Vec<HopKey>,
 }
@@ -46,6 +48,8 @@ pub struct ToldOf {
     pub key: HopKey,
     /// That record's first time.
     pub first_ns: u64,
+    /// How often that record had begun anew.
+    pub incarnation: u8,
     /// The initiator's packets and bytes in all records together.
     pub forward: Counts,
     /// The answer's.
@@ -61,15 +65,21 @@ pub struct Resumed {
     pub over: Vec<u64>,
 }
 
+impl Resumed {
+    fn restored(&mut self, gain: Option<Gain>, key: &HopKey) {
+        self.gains.extend(gain.map(|gain| (*key, gain)));
+    }
+}
+
 impl Tracker {
     /// How a connection is found again, and with `all` every hop of it.
     pub fn mark(&self, id: u64, all: bool) -> Option<Mark> {
         let store = &self.store;
         let at = store.by_id(id)?;
         let here = store.hops_of(at).find(|(_, hop)| hop.here);
-        let (key, first_ns) = match here {
-            Some((at, hop)) => (store.key(at), hop.first_ns),
-            None => (store.key(store.hops_of(at).next()?.0), 0),
+        let (key, first_ns, incarnation) = match here {
+            Some((at, hop)) => (store.key(at), hop.first_ns, hop.incarnation),
+            None => (store.key(store.hops_of(at).next()?.0), 0, 0),
         };
         let hops = if all {
             store.hops_of(at).map(|(at, _)| store.key(at)).collect()
@@ -79,6 +89,7 @@ impl Tracker {
         Some(Mark {
             key,
             first_ns,
+            incarnation,
             hops,
         })
     }
@@ -144,21 +155,26 @@ impl Tracker {
         for one in &told {
             let (id, key) = (one.connection, &one.key);
             if let Some(hop) = kept.remove(&(id, *key)) {
-                self.restore(&hop, left(key), now_ns, &mut resumed);
+                resumed.restored(self.restore(&hop, left(key), now_ns), key);
             } else if let Some((record, nat)) = left(key)
                 && record.first_ns == one.first_ns
             {
-                let next = std::mem::replace(&mut self.next, id);
                 let nat = nat.filter(|_| is_translated(&record));
-                let (gain, _) = self.observe(key, &record, nat.as_ref(), now_ns);
-                self.next = next;
-                resumed.gains.push((*key, gain));
+                let gain = if record.incarnation == one.incarnation {
+                    let next = std::mem::replace(&mut self.next, id);
+                    let (gain, _) = self.observe(key, &record, nat.as_ref(), now_ns);
+                    self.next = next;
+                    Some(gain)
+                } else {
+                    self.begun_anew(one, &record, nat, now_ns)
+                };
+                resumed.restored(gain, key);
             }
         }
         let mut rest: Vec<AtHop> = kept.into_values().collect();
         rest.sort_unstable_by_key(|hop| Reverse(hop.connection));
         for hop in &rest {
-            self.restore(hop, left(&hop.key), now_ns, &mut resumed);
+            resumed.restored(self.restore(hop, left(&hop.key), now_ns), &hop.key);
         }
         for one in told {
             match self.store.by_id(one.connection) {
@@ -174,14 +190,14 @@ impl Tracker {
         resumed
     }
 
-    /// Puts back what a connection had at a hop.
-    fn restore(
+    /// Puts back what a connection had at a hop; gives what its hook counted until then, where the
+    /// kernel's record is still the same and its counts are nowhere else.
+    pub(super) fn restore(
         &mut self,
         noted: &AtHop,
         left: Option<(HopRecord, Option<NatRecord>)>,
         now_ns: u64,
-        resumed: &mut Resumed,
-    ) {
+    ) -> Option<Gain> {
         let (id, key, record) = (noted.connection, &noted.key, &noted.record);
         let nat = left
             .and_then(|(_, nat)| nat)
@@ -220,23 +236,23 @@ impl Tracker {
         }
         // The kernel's record is still that of the note: what it gained since then comes on top.
         if left.is_none_or(|(now, _)| now.first_ns != record.first_ns) {
-            return;
+            return None;
         }
         // Of two connections that a record belonged to, it goes on with the later one.
         let packets = |record: &HopRecord| record.ab.packets + record.ba.packets;
         let other = self.store.hop(key);
         let before = other.map(|at| self.store.hops[at as usize].record());
         if before.is_some_and(|other| packets(&other) > packets(record)) {
-            return;
+            return None;
         }
         let base = before.unwrap_or_default();
         let ab = Counts::from(record.ab) - base.ab.into();
         let ba = Counts::from(record.ba) - base.ba.into();
-        resumed.gains.push((*key, Gain::of(key, ab, ba)));
         if let Some(other) = other {
             self.store.set_here(other, false);
         }
         self.store.set_here(hop, true);
+        Some(Gain::of(key, ab, ba))
     }
 
     /// Interfaces of the records that are known.
@@ -248,7 +264,7 @@ impl Tracker {
     }
 }
 
-fn is_translated(record: &HopRecord) -> bool {
+pub(super) fn is_translated(record: &HopRecord) -> bool {
     NatState::of(record.nat) == NatState::Translated
 }
 

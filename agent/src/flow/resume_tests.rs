@@ -66,6 +66,7 @@ impl World {
             };
             if anew {
                 record.incarnation += 1;
+                record.request_ns = now;
             }
         }
     }
@@ -137,6 +138,7 @@ impl World {
                 connection: id,
                 key: mark.key,
                 first_ns: mark.first_ns,
+                incarnation: mark.incarnation,
                 forward: forward.total,
                 reply: reply.total,
             };
@@ -282,6 +284,57 @@ fn a_port_used_anew_is_told_once() {
             assert_eq!(world.said, world.sent, "{told_between} {closed}");
         }
     }
+}
+
+/// A port is used anew while no agent runs: its two connections are told apart at each hop.
+#[test]
+fn a_port_used_anew_while_nobody_looks_is_two_connections() {
+    let mut world = World::default();
+    let mut tracker = Tracker::new(7);
+    for _ in 0..5 {
+        world.send(40_000, false);
+    }
+    world.tell_all(&mut tracker);
+    // Longer than a SYN takes to pass the node.
+    world.clock += 1_000_000_000;
+    world.send(40_000, true);
+    world.send(40_000, false);
+    let mut tracker = world.next_agent();
+    world.tell_all(&mut tracker);
+    assert_eq!(world.said, world.sent);
+    let mut found: Vec<_> = tracker
+        .ids()
+        .into_iter()
+        .filter_map(|id| tracker.get(id))
+        .map(|one| {
+            let hops: Vec<u64> = one
+                .hops
+                .iter()
+                .map(|hop| hop.ab.packets + hop.ba.packets)
+                .collect();
+            (one.id == 7, one.ended, hops)
+        })
+        .collect();
+    found.sort();
+    assert_eq!(
+        found,
+        [(false, false, vec![2, 2]), (true, true, vec![5, 5])]
+    );
+    assert_eq!(world.opened.values().sum::<u32>(), 2);
+}
+
+/// Two connections of one port between two readings: the end of the first was never seen.
+#[test]
+fn a_port_used_anew_between_two_readings_is_two_connections() {
+    let mut world = World::default();
+    let mut tracker = Tracker::new(7);
+    world.send(40_000, false);
+    world.tell_all(&mut tracker);
+    world.send(40_000, true);
+    world.tell_all(&mut tracker);
+    assert_eq!(tracker.len(), 2);
+    assert!(tracker.get(7).is_some_and(|old| old.ended));
+    assert_eq!(world.said, world.sent);
 }
 
 #[test]

@@ -189,5 +189,6 @@ impl Tracker {
     /// All records that were in the kernel's table at the last close have been seen.
     pub(super) fn seen_all(&mut self) {
         self.told.clear();
+        self.anew.clear();
     }
 }

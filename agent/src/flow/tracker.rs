@@ -8,6 +8,7 @@
 
 use nodescope_ebpf::{HopKey, HopRecord, NatRecord, extra::Extra};
 
+use super::anew::Anew;
 use super::connection::{self, Connection};
 use super::model::{Counts, Protocol};
 use super::order::Order;
@@ -72,6 +73,8 @@ pub struct Tracker {
     pub(super) order: Order,
     /// Connections and hops whose record went over from or to another connection.
     pub(super) parted: Vec<(u64, HopKey)>,
+    /// Ports that were used anew while no agent looked.
+    pub(super) anew: Anew,
 }
 
 impl Tracker {
@@ -164,6 +167,10 @@ impl Tracker {
         nat: Option<&NatRecord>,
         now_ns: u64,
     ) -> (Gain, u64) {
+        let earlier = self.split(key, record, nat, now_ns);
+        if let Some((split, id)) = earlier.and_then(|split| Some((split, split.only?))) {
+            return (split.gain, id);
+        }
         let before = self.store.hop(key).map(|at| &self.store.hops[at as usize]);
         // Another first time: the kernel's entry was taken out and made anew.
         let base = before
@@ -176,6 +183,13 @@ impl Tracker {
         let restarted = before.is_some_and(|hop| hop.incarnation != record.incarnation);
         let flags = before.map(|hop| hop.flags());
         let was = current.map(|at| self.store.nodes[at as usize].id);
+        if let Some(current) = current.filter(|_| restarted) {
+            // The record began anew after an end, be it that nobody looked in between.
+            let ended = &mut self.store.nodes[current as usize].ended_ns;
+            if *ended == 0 {
+                *ended = now_ns;
+            }
+        }
         let at = self.place(key, record, nat, current, restarted, now_ns);
         let is = self.store.nodes[at as usize].id;
         if let Some(was) = was.filter(|was| restarted || *was != is) {
@@ -205,7 +219,12 @@ impl Tracker {
         if key.protocol == Protocol::TCP.0 && (news || nat.is_some()) {
             self.judge(at, now_ns);
         }
-        (Gain::of(key, ab, ba), id)
+        let mut gain = Gain::of(key, ab, ba);
+        if let Some(earlier) = earlier {
+            gain.ingress += earlier.gain.ingress;
+            gain.egress += earlier.gain.egress;
+        }
+        (gain, id)
     }
 
     /// Works out the state of a TCP connection.
