@@ -158,6 +158,17 @@ async fn agent(config: Config, choice: Choice) -> anyhow::Result<()> {
             tracing::error!(%error, "the local API ended");
         }
     });
+    if let Some(hubble) = config.hubble.as_ref().filter(|hubble| hubble.tls.is_none()) {
+        let (address, served, mut over) = (hubble.address, observer.clone(), stop.clone());
+        tokio::spawn(async move {
+            let shutdown = async move {
+                let _ = over.wait_for(|stop| *stop).await;
+            };
+            if let Err(error) = observer::serve_tcp(address, served, shutdown).await {
+                tracing::error!(%error, "the Hubble API ended");
+            }
+        });
+    }
     let log = flow_log::open(config.flow_log.as_ref(), choice, engine.settle())?;
     let (log, writer) = log.unzip();
     let metrics = Arc::new(Metrics::new(&metric_options(&config))?);

@@ -87,8 +87,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let findings = if args.preflight {
         preflight()
     } else {
-        let addresses = args.servers.resolve()?;
-        super::block_on(check_agents::run(&addresses, &args.names, args.full_at))?
+        super::block_on(async {
+            let agents = args.servers.resolve().await?;
+            check_agents::run(&agents, &args.names, args.full_at).await
+        })?
     };
     report(&findings, args.output)
 }

@@ -4,9 +4,9 @@
 //! without such traffic has nothing to say; a check of state needs every node. An agent that did
 //! not answer leaves open what no other node fails: what its node saw is not known.
 
+use super::agents::{Agent, ask_all, refusal};
 use super::check::{Finding, NodeFinding, Outcome};
 use super::check_route;
-use super::servers::{ask_all, connect, refusal};
 use crate::sink::proto::node::checks_client::ChecksClient;
 use crate::sink::proto::node::{RunChecksRequest, RunChecksResponse};
 
@@ -18,7 +18,7 @@ const QUOTED: usize = 3;
 /// # Errors
 /// When all fail, or there is no check of a name.
 pub async fn run(
-    addresses: &[String],
+    agents: &[Agent],
     names: &[String],
     full_percent: u32,
 ) -> anyhow::Result<Vec<Finding>> {
@@ -26,23 +26,23 @@ pub async fn run(
         names: names.to_vec(),
         full_percent,
     };
-    let mut answers = ask_all(addresses, async |to| ask(to, &request).await).await?;
+    let mut answers = ask_all(agents, async |to| ask(to, &request).await).await?;
     if answers.given.len() > 1 {
-        check_route::refine(&mut answers.given, addresses).await;
+        check_route::refine(&mut answers.given, agents).await;
     }
     Ok(merge(&answers.given, &answers.silent))
 }
 
-async fn ask(address: &str, request: &RunChecksRequest) -> anyhow::Result<RunChecksResponse> {
-    let mut client = ChecksClient::new(connect(address).await?);
+async fn ask(agent: &Agent, request: &RunChecksRequest) -> anyhow::Result<RunChecksResponse> {
+    let mut client = ChecksClient::new(agent.channel().await?);
     let answer = client.run(request.clone()).await;
     Ok(answer
-        .map_err(|status| refusal(address, &status))?
+        .map_err(|status| refusal(agent, &status))?
         .into_inner())
 }
 
 /// One finding a check.
-fn merge(found: &[RunChecksResponse], silent: &[String]) -> Vec<Finding> {
+fn merge(found: &[RunChecksResponse], silent: &[Agent]) -> Vec<Finding> {
     let Some(first) = found.first() else {
         return Vec::new();
     };
@@ -59,10 +59,14 @@ fn merge(found: &[RunChecksResponse], silent: &[String]) -> Vec<Finding> {
                 })
             })
             .collect();
-        nodes.extend(silent.iter().map(|address| NodeFinding {
-            node: address.clone(),
-            outcome: Outcome::Unknown,
-            evidence: "the agent did not answer".to_owned(),
+        nodes.extend(silent.iter().map(|agent| {
+            NodeFinding {
+                node: agent
+                    .node()
+                    .map_or_else(|| agent.to_string(), str::to_owned),
+                outcome: Outcome::Unknown,
+                evidence: "the agent did not answer".to_owned(),
+            }
         }));
         let every = check.each_node || !silent.is_empty();
         let outcome = decide(&nodes, every);
@@ -163,7 +167,7 @@ mod tests {
 
     #[test]
     fn an_agent_that_is_silent_leaves_open_what_nobody_fails() {
-        let silent = ["unix:///gone".to_owned()];
+        let silent = [Agent::at("unix:///gone".to_owned())];
         for each_node in [false, true] {
             let found = merge(&[node("a", "PASS", each_node)], &silent);
             assert_eq!(found[0].outcome, Outcome::Unknown);

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
+use super::agents::Agent;
 use super::check::Outcome;
 use super::live;
 use super::path_end::{self, judge};
@@ -32,7 +33,7 @@ type Crossings = BTreeMap<(String, String), Crossing>;
 
 /// Puts what both ends saw in the place of what each sender alone could tell. Where the flows
 /// cannot be had, the senders' word stays.
-pub async fn refine(found: &mut [RunChecksResponse], addresses: &[String]) {
+pub async fn refine(found: &mut [RunChecksResponse], agents: &[Agent]) {
     let wanted = |answer: &RunChecksResponse| answer.findings.iter().any(|one| one.name == NAME);
     if !found.iter().any(wanted) {
         return;
@@ -44,7 +45,7 @@ pub async fn refine(found: &mut [RunChecksResponse], addresses: &[String]) {
         ..GetFlowsRequest::default()
     };
     // Agents that do not answer were told about when the checks were asked for.
-    let Ok(streams) = live::open(addresses, &request).await else {
+    let Ok(streams) = live::open(agents, &request).await else {
         return;
     };
     let Ok(records) = live::collect(streams).await else {

@@ -6,12 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 
+use super::agents::{Agent, ask_all, refusal};
 use super::failure::tell;
 use super::nat::{Format, is_of, json, net};
 use super::nat_rows::{Page, end, or_none};
 use super::output::colour;
 use super::row::Tone;
-use super::servers::{Servers, ask_all, connect, refusal};
+use super::servers::Servers;
 use crate::sink::json::DROP_REPORT;
 use crate::sink::proto::node::drops_client::DropsClient;
 use crate::sink::proto::node::{DropReport, ListDropsRequest, ListDropsResponse};
@@ -101,8 +102,8 @@ impl Filters {
 /// # Errors
 /// When all agents fail.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let addresses = args.servers.resolve()?;
-    let mut all = ask_all(&addresses, list).await?.given.concat();
+    let agents = args.servers.resolve().await?;
+    let mut all = ask_all(&agents, list).await?.given.concat();
     all.retain(|one| args.filters.pass(one));
     all.sort_by_key(|one| std::cmp::Reverse(one.last.map(|at| (at.seconds, at.nanos))));
     if args.output == Format::Json {
@@ -114,11 +115,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(address: &str) -> anyhow::Result<Vec<DropReport>> {
-    let mut client = DropsClient::new(connect(address).await?);
+async fn list(agent: &Agent) -> anyhow::Result<Vec<DropReport>> {
+    let mut client = DropsClient::new(agent.channel().await?);
     let answer = client.list(ListDropsRequest {}).await;
     let answer = answer
-        .map_err(|status| refusal(address, &status))?
+        .map_err(|status| refusal(agent, &status))?
         .into_inner();
     for line in remarks(&answer) {
         tell(&line);

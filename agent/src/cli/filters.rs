@@ -72,8 +72,8 @@ pub struct FlowFilters {
     /// What became of the traffic
     #[arg(long, ignore_case = true, value_parser = verdicts())]
     pub verdict: Vec<String>,
-    /// Seen by this node (a glob)
-    #[arg(long)]
+    /// Seen by these nodes (globs); a flag of whoever asks several agents, see [`Self::of_nodes`]
+    #[arg(skip)]
     pub node: Vec<String>,
     /// Kind of ends
     #[arg(long, value_parser = PossibleValuesParser::new(names::CLASSES.map(|(_, word)| word)))]
@@ -96,6 +96,14 @@ fn verdicts() -> impl clap::builder::TypedValueParser<Value = String> {
 }
 
 impl FlowFilters {
+    /// The same, of what these nodes (globs; none: all) saw.
+    pub fn of_nodes(&self, nodes: &[String]) -> Self {
+        Self {
+            node: nodes.to_vec(),
+            ..self.clone()
+        }
+    }
+
     /// Fills in the filters of a request.
     pub fn apply(&self, request: &mut GetFlowsRequest) {
         let whitelist = self.whitelist();

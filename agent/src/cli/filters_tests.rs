@@ -14,12 +14,14 @@ type Tested = anyhow::Result<()>;
 struct Line {
     #[command(flatten)]
     filters: FlowFilters,
+    #[arg(long)]
+    node: Vec<String>,
 }
 
 fn request(line: &str) -> anyhow::Result<GetFlowsRequest> {
     let line = Line::try_parse_from(["observe"].into_iter().chain(line.split_whitespace()))?;
     let mut request = GetFlowsRequest::default();
-    line.filters.apply(&mut request);
+    line.filters.of_nodes(&line.node).apply(&mut request);
     Ok(request)
 }
 

@@ -18,6 +18,8 @@ use crate::sink::proto::observer::GetFlowsRequest;
 struct Words {
     #[command(flatten)]
     filters: FlowFilters,
+    #[arg(long)]
+    node: Vec<String>,
 }
 
 /// Which flows the log is to have.
@@ -55,7 +57,7 @@ fn request(text: &str) -> anyhow::Result<GetFlowsRequest> {
         anyhow!("{}", first.trim_start_matches("error: ").to_owned())
     })?;
     let mut request = GetFlowsRequest::default();
-    words.filters.apply(&mut request);
+    words.filters.of_nodes(&words.node).apply(&mut request);
     Ok(request)
 }
 

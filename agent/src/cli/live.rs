@@ -1,15 +1,16 @@
 //! Flows from agents, several merged by time.
 
+use std::pin::Pin;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use futures::stream::SelectAll;
 use futures::{FutureExt as _, Stream, StreamExt as _};
-use std::pin::Pin;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::agents::{Agent, ask_each, refusal};
 use super::failure::tell;
 use super::output::Output;
-use super::servers::{connect, refusal};
 use crate::sink::proto::observer::get_flows_response::ResponseTypes;
 use crate::sink::proto::observer::observer_client::ObserverClient;
 use crate::sink::proto::observer::{GetFlowsRequest, GetFlowsResponse};
@@ -21,26 +22,41 @@ const REORDER_WINDOW: Duration = Duration::from_millis(500);
 /// How often held-back flows are looked through.
 const REORDER_TICK: Duration = Duration::from_millis(100);
 
-/// Responses printed at once.
+/// Responses given at once.
 const PORTION: usize = 256;
 
-type Item = anyhow::Result<GetFlowsResponse>;
+type Responses = Pin<Box<dyn Stream<Item = anyhow::Result<GetFlowsResponse>> + Send>>;
 
-/// The streams of the agents that answered.
+/// The streams of the agents that answered, as one in order of time.
 pub struct Streams {
-    merged: SelectAll<Pin<Box<dyn Stream<Item = Item> + Send>>>,
+    merged: SelectAll<Responses>,
+    /// Streams that did not fail.
     open: usize,
+    /// What came and may still be overtaken by something older.
+    held: Vec<(Instant, GetFlowsResponse)>,
+    tick: tokio::time::Interval,
+    /// What is to be known and is no flow, until the next portion.
+    news: Vec<String>,
+    /// Why the last stream ended, until what came before is given.
+    failed: Option<anyhow::Error>,
 }
 
-/// Asks all agents. Those that fail are told about.
+/// What came from the agents since the last.
+#[derive(Debug, Default)]
+pub struct Portion {
+    /// In order of time, also with regard to those given before, as far as no agent was later than
+    /// the time that flows are held back.
+    pub responses: Vec<GetFlowsResponse>,
+    /// Agents that failed, flows that were lost: a line each, for people.
+    pub news: Vec<String>,
+}
+
+/// Asks all agents. Those that fail are told of in the first portion.
 ///
 /// # Errors
-/// When all of them fail.
-pub async fn open(addresses: &[String], request: &GetFlowsRequest) -> anyhow::Result<Streams> {
-    let asked = addresses
-        .iter()
-        .map(|address| ask(address.clone(), request.clone()));
-    let answers = futures::future::join_all(asked).await;
+/// When all of them fail: the last failure; those before have been told about.
+pub async fn open(agents: &[Agent], request: &GetFlowsRequest) -> anyhow::Result<Streams> {
+    let answers = ask_each(agents, async |agent| ask(agent, request.clone()).await).await;
     let mut merged = SelectAll::new();
     let mut failures = Vec::new();
     for answer in answers {
@@ -53,73 +69,147 @@ pub async fn open(addresses: &[String], request: &GetFlowsRequest) -> anyhow::Re
     if open == 0 {
         let last = failures.pop();
         failures.iter().for_each(tell);
-        return Err(last.unwrap_or_else(|| anyhow::anyhow!("no agent to ask: see --server")));
+        return Err(last.unwrap_or_else(|| anyhow!("no agent to ask: see --server")));
     }
-    failures.iter().for_each(tell);
-    Ok(Streams { merged, open })
+    let mut tick = tokio::time::interval(REORDER_TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    Ok(Streams {
+        merged,
+        open,
+        held: Vec::new(),
+        tick,
+        news: failures.iter().map(|error| format!("{error:#}")).collect(),
+        failed: None,
+    })
 }
 
-async fn ask(
-    address: String,
-    request: GetFlowsRequest,
-) -> anyhow::Result<Pin<Box<dyn Stream<Item = Item> + Send>>> {
-    let mut client = ObserverClient::new(connect(&address).await?);
-    let answer = client
-        .get_flows(request)
-        .await
-        .map_err(|status| refusal(&address, &status))?;
-    let name = address;
+async fn ask(agent: &Agent, request: GetFlowsRequest) -> anyhow::Result<Responses> {
+    let mut client = ObserverClient::new(agent.channel().await?);
+    let answer = client.get_flows(request).await;
+    let answer = answer.map_err(|status| refusal(agent, &status))?;
+    let agent = agent.clone();
     let responses = answer
         .into_inner()
-        .map(move |response| response.map_err(|status| refusal(&name, &status)));
+        .map(move |response| response.map_err(|status| refusal(&agent, &status)));
     Ok(responses.boxed())
 }
 
 impl Streams {
-    /// The next response. A stream that fails is told about; only when none is left that did
-    /// not fail is it an error.
-    async fn next(&mut self) -> anyhow::Result<Option<GetFlowsResponse>> {
+    /// What came next, waited for; none when all streams have ended.
+    ///
+    /// # Errors
+    /// When the last stream that was left failed.
+    pub async fn portion(&mut self) -> anyhow::Result<Option<Portion>> {
+        if !self.news.is_empty() {
+            return Ok(Some(self.give(Vec::new())));
+        }
+        if self.merged.len() > 1 || !self.held.is_empty() {
+            return self.reordered().await;
+        }
+        match self.next().await {
+            Ok(Some(response)) => {
+                let mut responses = vec![response];
+                self.ready(&mut responses);
+                Ok(Some(self.give(responses)))
+            }
+            Ok(None) => self.last(),
+            Err(error) => {
+                self.failed.get_or_insert(error);
+                self.last()
+            }
+        }
+    }
+
+    /// Waits until something held back is old enough.
+    async fn reordered(&mut self) -> anyhow::Result<Option<Portion>> {
         loop {
-            match self.merged.next().await {
-                None => return Ok(None),
-                Some(Ok(response)) => return Ok(Some(response)),
-                Some(Err(error)) => {
-                    self.open -= 1;
-                    if self.open == 0 {
-                        return Err(error);
+            tokio::select! {
+                next = next(&mut self.merged, &mut self.open, &mut self.news) => match next {
+                    Ok(Some(response)) => self.held.push((Instant::now(), response)),
+                    Ok(None) => return self.last(),
+                    Err(error) => {
+                        self.failed.get_or_insert(error);
+                        return self.last();
                     }
-                    tell(&error);
+                },
+                _ = self.tick.tick() => {
+                    let responses = due(&mut self.held);
+                    if !responses.is_empty() || !self.news.is_empty() {
+                        return Ok(Some(self.give(responses)));
+                    }
                 }
             }
         }
     }
 
+    /// What is left when all streams have ended.
+    fn last(&mut self) -> anyhow::Result<Option<Portion>> {
+        let held = std::mem::take(&mut self.held);
+        let mut responses: Vec<_> = held.into_iter().map(|(_, response)| response).collect();
+        if responses.is_empty() && self.news.is_empty() {
+            return self.failed.take().map_or(Ok(None), Err);
+        }
+        sort(&mut responses);
+        Ok(Some(self.give(responses)))
+    }
+
+    fn give(&mut self, responses: Vec<GetFlowsResponse>) -> Portion {
+        let mut news = std::mem::take(&mut self.news);
+        news.extend(responses.iter().filter_map(told));
+        Portion { responses, news }
+    }
+
+    async fn next(&mut self) -> anyhow::Result<Option<GetFlowsResponse>> {
+        next(&mut self.merged, &mut self.open, &mut self.news).await
+    }
+
     /// What has come already, without waiting.
-    fn ready(&mut self, limit: usize) -> anyhow::Result<Vec<GetFlowsResponse>> {
-        let mut responses = Vec::new();
-        while responses.len() < limit {
+    fn ready(&mut self, responses: &mut Vec<GetFlowsResponse>) {
+        while responses.len() < PORTION {
             match self.next().now_or_never() {
                 Some(Ok(Some(response))) => responses.push(response),
-                Some(Err(error)) => return Err(error),
+                Some(Err(error)) => self.failed = Some(error),
                 Some(Ok(None)) | None => break,
             }
         }
-        Ok(responses)
     }
 }
 
-/// All responses, sorted by time.
+/// The next response. A stream that fails is news; only when none is left that did not fail is it
+/// an error.
+async fn next(
+    merged: &mut SelectAll<Responses>,
+    open: &mut usize,
+    news: &mut Vec<String>,
+) -> anyhow::Result<Option<GetFlowsResponse>> {
+    loop {
+        match merged.next().await {
+            None => return Ok(None),
+            Some(Ok(response)) => return Ok(Some(response)),
+            Some(Err(error)) => {
+                *open -= 1;
+                if *open == 0 {
+                    return Err(error);
+                }
+                news.push(format!("{error:#}"));
+            }
+        }
+    }
+}
+
+/// All responses, sorted by time. News is told.
 ///
 /// # Errors
 /// When every agent failed.
 pub async fn collect(mut streams: Streams) -> anyhow::Result<Vec<GetFlowsResponse>> {
     let mut responses = Vec::new();
     while let Some(response) = streams.next().await? {
-        tell_news(&response);
         responses.push(response);
     }
-    sort(&mut responses);
-    Ok(responses)
+    let mut all = streams.give(responses);
+    all.news.iter().for_each(tell);
+    sort(&mut all.responses);
+    Ok(all.responses)
 }
 
 /// Prints responses as they come, until all streams end.
@@ -127,54 +217,27 @@ pub async fn collect(mut streams: Streams) -> anyhow::Result<Vec<GetFlowsRespons
 /// # Errors
 /// When every agent failed, or nobody reads the output any more.
 pub async fn follow(mut streams: Streams, output: &mut Output) -> anyhow::Result<()> {
-    if streams.open > 1 {
-        return follow_merged(streams, output).await;
-    }
-    while let Some(response) = streams.next().await? {
-        let mut responses = vec![response];
-        responses.extend(streams.ready(PORTION)?);
-        responses.iter().for_each(tell_news);
-        output.print(&responses)?;
+    while let Some(portion) = streams.portion().await? {
+        portion.news.iter().for_each(tell);
+        output.print(&portion.responses)?;
     }
     Ok(())
 }
 
-async fn follow_merged(mut streams: Streams, output: &mut Output) -> anyhow::Result<()> {
-    let mut tick = tokio::time::interval(REORDER_TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut held: Vec<(Instant, GetFlowsResponse)> = Vec::new();
-    loop {
-        tokio::select! {
-            response = streams.next() => {
-                let Some(response) = response? else { break };
-                tell_news(&response);
-                held.push((Instant::now(), response));
-            }
-            _ = tick.tick() => print_old(&mut held, output)?,
-        }
-    }
-    let mut rest: Vec<_> = held.into_iter().map(|(_, response)| response).collect();
-    sort(&mut rest);
-    output.print(&rest)
-}
-
-/// Prints what came before the window began, and everything older than the newest of it.
-fn print_old(
-    held: &mut Vec<(Instant, GetFlowsResponse)>,
-    output: &mut Output,
-) -> anyhow::Result<()> {
-    let due = held
+/// Takes what came before the window began, and everything older than the newest of it.
+fn due(held: &mut Vec<(Instant, GetFlowsResponse)>) -> Vec<GetFlowsResponse> {
+    let old = held
         .iter()
         .filter(|(came, _)| came.elapsed() >= REORDER_WINDOW);
-    let Some(newest) = due.map(|(_, response)| time_of(response)).max() else {
-        return Ok(());
+    let Some(newest) = old.map(|(_, response)| time_of(response)).max() else {
+        return Vec::new();
     };
     let mut due: Vec<_> = held
         .extract_if(.., |(_, response)| time_of(response) <= newest)
         .map(|(_, response)| response)
         .collect();
     sort(&mut due);
-    output.print(&due)
+    due
 }
 
 fn sort(responses: &mut [GetFlowsResponse]) {
@@ -186,23 +249,23 @@ fn time_of(response: &GetFlowsResponse) -> Option<(i64, i32)> {
 }
 
 /// What is no flow but matters to who reads the flows.
-fn tell_news(response: &GetFlowsResponse) {
+fn told(response: &GetFlowsResponse) -> Option<String> {
     let node = &response.node_name;
     match &response.response_types {
         Some(ResponseTypes::LostEvents(lost)) => {
             let count = lost.num_events_lost;
-            tell(&format_args!(
+            Some(format!(
                 "{node}: {count} flows not shown: they came faster than read"
-            ));
+            ))
         }
         Some(ResponseTypes::NodeStatus(status)) => {
             let (state, nodes) = (
                 status.state_change().as_str_name(),
                 status.node_names.join(", "),
             );
-            tell(&format_args!("{nodes}: {state} {}", status.message));
+            Some(format!("{nodes}: {state} {}", status.message))
         }
-        Some(ResponseTypes::Flow(_)) | None => {}
+        Some(ResponseTypes::Flow(_)) | None => None,
     }
 }
 

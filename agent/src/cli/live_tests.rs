@@ -17,7 +17,7 @@ async fn agent(
     directory: &Path,
     name: &str,
     seconds: &[u64],
-) -> anyhow::Result<(String, Observer, JoinHandle<()>)> {
+) -> anyhow::Result<(Agent, Observer, JoinHandle<()>)> {
     let socket: PathBuf = directory.join(name);
     let config = Config {
         node: name.to_owned(),
@@ -32,7 +32,7 @@ async fn agent(
         Arc::new(flow)
     }));
     let listener = observer::bind(&socket).await?;
-    let address = format!("unix://{}", socket.display());
+    let address = Agent::at(format!("unix://{}", socket.display()));
     let server = observer.clone();
     let task = tokio::spawn(async move {
         let mut closing = server.watch_closing();
@@ -59,7 +59,10 @@ async fn several_agents_are_merged_by_time_and_one_may_fail() -> Tested {
     let directory = tempfile::tempdir()?;
     let (one, ..) = agent(directory.path(), "one", &[1, 4, 5]).await?;
     let (two, ..) = agent(directory.path(), "two", &[2, 3, 6]).await?;
-    let gone = format!("unix://{}", directory.path().join("gone").display());
+    let gone = Agent::at(format!(
+        "unix://{}",
+        directory.path().join("gone").display()
+    ));
     let responses = collect(open(&[one, gone.clone(), two], &all()).await?).await?;
     let order: Vec<_> = responses
         .iter()
@@ -85,7 +88,10 @@ async fn several_agents_are_merged_by_time_and_one_may_fail() -> Tested {
         panic!("nobody answered, yet no error");
     };
     let text = error.to_string();
-    assert!(text.contains(&gone) && text.contains("--server"), "{text}");
+    assert!(
+        text.contains(&gone.to_string()) && text.contains("--server"),
+        "{text}"
+    );
     Ok(())
 }
 
@@ -121,21 +127,45 @@ async fn a_stream_that_ends_leaves_the_others() -> Tested {
     };
     let mut streams = open(&[one, two], &request).await?;
     let mut nodes = Vec::new();
-    for _ in 0..2 {
-        nodes.extend(streams.next().await?.map(|response| response.node_name));
+    while nodes.len() < 2 {
+        nodes.extend(portion(&mut streams).await?);
     }
-    nodes.sort_unstable();
     assert_eq!(nodes, ["one", "two"]);
     first.close();
     task.await?;
     let mut flow = pod_to_pod();
     flow.node = "two".into();
     second.push([Arc::new(flow)]);
-    assert_eq!(
-        streams.next().await?.map(|response| response.node_name),
-        Some("two".to_owned())
-    );
+    assert_eq!(portion(&mut streams).await?, ["two"]);
     second.close();
-    assert!(streams.next().await?.is_none());
+    assert!(streams.portion().await?.is_none());
+    Ok(())
+}
+
+/// The nodes of what comes next.
+async fn portion(streams: &mut Streams) -> anyhow::Result<Vec<String>> {
+    let portion = streams.portion().await?.unwrap_or_default();
+    assert!(portion.news.is_empty(), "{:?}", portion.news);
+    let nodes = portion.responses.into_iter().map(|one| one.node_name);
+    Ok(nodes.collect())
+}
+
+#[tokio::test]
+async fn what_came_is_given_before_the_failure_of_the_last() -> Tested {
+    let directory = tempfile::tempdir()?;
+    let gone = Agent::at(format!(
+        "unix://{}",
+        directory.path().join("gone").display()
+    ));
+    let (one, ..) = agent(directory.path(), "one", &[1]).await?;
+    let mut streams = open(&[gone, one], &all()).await?;
+    let first = streams.portion().await?.unwrap_or_default();
+    assert!(first.responses.is_empty() && first.news[0].contains("gone"));
+    streams.failed = Some(anyhow!("the last one is gone"));
+    assert_eq!(portion(&mut streams).await?, ["one"]);
+    let Err(error) = streams.portion().await else {
+        panic!("the failure is not told");
+    };
+    assert_eq!(error.to_string(), "the last one is gone");
     Ok(())
 }

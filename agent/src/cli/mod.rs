@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 mod agent;
+mod agents;
 pub mod check;
 mod check_agents;
 mod check_route;

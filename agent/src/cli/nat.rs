@@ -8,9 +8,10 @@ use clap::ValueEnum;
 use futures::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
 
+use super::agents::{Agent, ask_all, refusal};
 use super::nat_rows::{self, Page};
 use super::output::colour;
-use super::servers::{Servers, ask_all, connect, refusal};
+use super::servers::Servers;
 use crate::sink::json;
 use crate::sink::proto::node::nat_client::NatClient;
 use crate::sink::proto::node::{
@@ -143,17 +144,17 @@ pub(super) fn is_of(name: &str, wanted: &str) -> bool {
 /// # Errors
 /// When all agents fail.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let addresses = args.servers.resolve()?;
+    let agents = args.servers.resolve().await?;
     let mut page = Page::new(args.output == Format::Wide, colour());
     if args.ports {
-        let mut all = ask_all(&addresses, ports).await?.given.concat();
+        let mut all = ask_all(&agents, ports).await?.given.concat();
         all.retain(|one| args.filters.pass_ports(one));
         if args.output == Format::Json {
             return json(json::SNAT_PORTS, &all);
         }
         nat_rows::ports(&mut page, &all);
     } else {
-        let asked = ask_all(&addresses, async |to| translations(to, args.all).await);
+        let asked = ask_all(&agents, async |to| translations(to, args.all).await);
         let mut all = asked.await?.given.concat();
         all.retain(|one| args.filters.pass(one) && (one.mismatch || !args.mismatch));
         all.sort_by_key(|one| one.started.map(|at| (at.seconds, at.nanos)));
@@ -166,17 +167,17 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn translations(address: &str, all: bool) -> anyhow::Result<Vec<Translation>> {
-    let mut client = NatClient::new(connect(address).await?);
-    let refused = |status| refusal(address, &status);
+async fn translations(agent: &Agent, all: bool) -> anyhow::Result<Vec<Translation>> {
+    let mut client = NatClient::new(agent.channel().await?);
+    let refused = |status| refusal(agent, &status);
     let answer = client.translations(TranslationsRequest { all }).await;
     let stream = answer.map_err(refused)?.into_inner();
     stream.map(|one| one.map_err(refused)).try_collect().await
 }
 
-async fn ports(address: &str) -> anyhow::Result<Vec<SnatPorts>> {
-    let mut client = NatClient::new(connect(address).await?);
-    let refused = |status| refusal(address, &status);
+async fn ports(agent: &Agent) -> anyhow::Result<Vec<SnatPorts>> {
+    let mut client = NatClient::new(agent.channel().await?);
+    let refused = |status| refusal(agent, &status);
     let stream = client
         .ports(PortsRequest {})
         .await

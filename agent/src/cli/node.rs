@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::ValueEnum;
 
+use super::agents::{Agent, ask_all, refusal};
 use super::node_pods;
-use super::servers::{Servers, ask_all, connect, refusal};
+use super::servers::Servers;
 use super::table::Table;
 use super::time;
 use crate::sink::json;
@@ -46,8 +47,8 @@ enum Format {
 /// # Errors
 /// When all fail.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let addresses = args.servers.resolve()?;
-    let nodes = ask_all(&addresses, describe).await?.given;
+    let agents = args.servers.resolve().await?;
+    let nodes = ask_all(&agents, describe).await?.given;
     if !args.classify.is_empty() {
         return classify(&nodes, &args.classify, args.output);
     }
@@ -103,10 +104,10 @@ fn classify(
     Ok(ExitCode::SUCCESS)
 }
 
-async fn describe(address: &str) -> anyhow::Result<DescribeResponse> {
-    let mut client = NodeClient::new(connect(address).await?);
+async fn describe(agent: &Agent) -> anyhow::Result<DescribeResponse> {
+    let mut client = NodeClient::new(agent.channel().await?);
     let answer = client.describe(DescribeRequest {}).await;
-    let answer = answer.map_err(|status| refusal(address, &status));
+    let answer = answer.map_err(|status| refusal(agent, &status));
     Ok(answer.context("node")?.into_inner())
 }
 

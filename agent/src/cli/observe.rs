@@ -79,7 +79,9 @@ impl Args {
             until: until.map(Into::into),
             ..GetFlowsRequest::default()
         };
-        self.filters.apply(&mut request);
+        self.filters
+            .of_nodes(&self.servers.nodes)
+            .apply(&mut request);
         request
     }
 
@@ -109,8 +111,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         output.print(&flows)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let addresses = args.servers.resolve()?;
-    let streams = live::open(&addresses, &request).await?;
+    let agents = args.servers.resolve().await?;
+    let streams = live::open(&agents, &request).await?;
     if args.follow {
         live::follow(streams, &mut output).await?;
         if args.range.until.is_none() {

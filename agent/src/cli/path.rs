@@ -6,15 +6,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use clap::ValueEnum;
 
+use super::agents::{Agent, ask_each, refusal};
 use super::failure::tell;
 use super::filters::FlowFilters;
 use super::path_end::judge;
 use super::path_join::{Path, join, newest};
 use super::path_leg::Leg;
-use super::servers::{Servers, connect, refusal};
+use super::servers::Servers;
 use super::{input, live, time};
 use super::{path_lost, path_show};
 use crate::sink::observer::filter::Filters;
@@ -67,12 +68,14 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         ..GetFlowsRequest::default()
     };
     let mut wanted = GetFlowsRequest::default();
-    args.filters.apply(&mut wanted);
+    args.filters
+        .of_nodes(&args.servers.nodes)
+        .apply(&mut wanted);
     let filters = Filters::compile(&wanted)?;
     let (records, mut asked) = if args.input_file.is_empty() {
-        let addresses = args.servers.resolve()?;
-        let streams = live::open(&addresses, &everything).await?;
-        (live::collect(streams).await?, names(&addresses).await)
+        let agents = args.servers.everywhere().await?;
+        let streams = live::open(&agents, &everything).await?;
+        (live::collect(streams).await?, names(&agents).await)
     } else {
         let mut records = Vec::new();
         for file in &args.input_file {
@@ -132,16 +135,15 @@ fn passes(filters: &Filters, record: &GetFlowsResponse) -> bool {
 }
 
 /// The nodes behind the agents: one that saw nothing is told apart from one not asked.
-async fn names(addresses: &[String]) -> BTreeSet<String> {
-    let asked = addresses.iter().map(|address| async move {
-        let mut client = NodeClient::new(connect(address).await?);
+async fn names(agents: &[Agent]) -> BTreeSet<String> {
+    let answers = ask_each(agents, async |agent| {
+        let mut client = NodeClient::new(agent.channel().await?);
         let answer = client.describe(DescribeRequest {}).await;
-        answer
-            .map(|answer| answer.into_inner().name)
-            .map_err(|status| anyhow!(refusal(address, &status)))
+        let answer = answer.map_err(|status| refusal(agent, &status))?;
+        Ok(answer.into_inner().name)
     });
     let mut names = BTreeSet::new();
-    for answer in futures::future::join_all(asked).await {
+    for answer in answers.await {
         match answer {
             Ok(name) => drop(names.insert(name)),
             Err(error) => tell(&error),

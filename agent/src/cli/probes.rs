@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::ValueEnum;
 
-use super::servers::{Servers, ask_all, connect, refusal};
+use super::agents::{Agent, ask_all, refusal};
+use super::servers::Servers;
 use super::table::Table;
 use super::time;
 use crate::sink::json;
@@ -54,10 +55,10 @@ fn service(text: &str) -> Result<(String, String), String> {
 /// # Errors
 /// When all agents fail.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let addresses = args.servers.resolve()?;
+    let agents = args.servers.resolve().await?;
     let mut text = Vec::new();
     if let Some((namespace, name)) = &args.timeline {
-        let asked = ask_all(&addresses, async |to| timeline(to, namespace, name).await);
+        let asked = ask_all(&agents, async |to| timeline(to, namespace, name).await);
         let mut happenings = asked.await?.given.concat();
         happenings.sort_by_key(|one| one.time.map(|time| (time.seconds, time.nanos)));
         if args.output == Format::Json {
@@ -69,7 +70,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             text.extend(happenings_page(&happenings).into_bytes());
         }
     } else {
-        let targets = ask_all(&addresses, list).await?.given.concat();
+        let targets = ask_all(&agents, list).await?.given.concat();
         if args.output == Format::Json {
             for one in &targets {
                 json::write("nodescope.v1.ProbeTarget", one, &mut text)?;
@@ -85,27 +86,27 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(address: &str) -> anyhow::Result<Vec<ProbeTarget>> {
-    let mut client = ProbesClient::new(connect(address).await?);
+async fn list(agent: &Agent) -> anyhow::Result<Vec<ProbeTarget>> {
+    let mut client = ProbesClient::new(agent.channel().await?);
     match client.list_probes(ListProbesRequest {}).await {
         Ok(answer) => Ok(answer.into_inner().targets),
-        Err(status) => bail!(refusal(address, &status)),
+        Err(status) => bail!(refusal(agent, &status)),
     }
 }
 
 async fn timeline(
-    address: &str,
+    agent: &Agent,
     namespace: &str,
     name: &str,
 ) -> anyhow::Result<Vec<ProbeHappening>> {
-    let mut client = ProbesClient::new(connect(address).await?);
+    let mut client = ProbesClient::new(agent.channel().await?);
     let request = ProbeTimelineRequest {
         namespace: namespace.to_owned(),
         service: name.to_owned(),
     };
     match client.probe_timeline(request).await {
         Ok(answer) => Ok(answer.into_inner().happenings),
-        Err(status) => bail!(refusal(address, &status)),
+        Err(status) => bail!(refusal(agent, &status)),
     }
 }
 

@@ -1,175 +1,149 @@
-//! Where agents are, and how to reach them.
+//! Which agents to ask: those that are named, the one of this machine, or those of a cluster.
 
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Args;
-use tonic::transport::{Channel, Endpoint};
 
+use super::agents::{Agent, ask_each, refusal};
 use super::failure::tell;
+use crate::cluster::{self, AGENT_LABEL};
+use crate::sink::observer::filter::glob;
+use crate::sink::proto::observer::GetNodesRequest;
+use crate::sink::proto::observer::observer_client::ObserverClient;
 
 /// Where the agent of this node listens unless told otherwise.
 pub const LOCAL_SOCKET: &str = "/run/nodescope/agent.sock";
 
-/// An agent that does not answer the connection within this is reported.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Addresses of agents, where no flag says any.
+const ENV_SERVER: &str = "NODESCOPE_SERVER";
 
 /// Which agents to ask.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Agents")]
 pub struct Servers {
-    /// Agent to ask: unix:///PATH or HOST:PORT; may be given several times
+    /// Agent to ask: unix:///PATH or HOST:PORT; may be given several times [env: NODESCOPE_SERVER]
+    /// [default: this machine's agent, else those of the cluster of the kubeconfig]
     #[arg(
         long = "server",
-        env = "NODESCOPE_SERVER",
         value_delimiter = ',',
-        value_name = "ADDR"
+        value_name = "ADDR",
+        conflicts_with_all = ["kubeconfig", "context"]
     )]
     pub addresses: Vec<String>,
+    /// Ask all agents of the cluster of this kubeconfig, by a port-forward to each
+    /// [default: $KUBECONFIG, else ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The same, with this context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Only what this node (a glob) sees; may be given several times
+    #[arg(long = "node", value_delimiter = ',', value_name = "NAME")]
+    pub nodes: Vec<String>,
 }
 
 impl Servers {
-    /// The agents to ask, the local one if none is named.
+    /// The agents to ask. A node that is asked for and has no agent is told about.
     ///
     /// # Errors
-    /// When none is named and there is none on this machine.
-    pub fn resolve(&self) -> anyhow::Result<Vec<String>> {
-        if !self.addresses.is_empty() {
-            return Ok(self.addresses.clone());
+    /// When there is none, or the cluster does not tell.
+    pub async fn resolve(&self) -> anyhow::Result<Vec<Agent>> {
+        let found = self.everywhere().await?;
+        if self.nodes.is_empty() {
+            return Ok(found);
         }
-        if !Path::new(LOCAL_SOCKET).exists() {
+        narrow(found, &self.nodes).await
+    }
+
+    /// As [`Servers::resolve`], of whatever node: for who joins what several nodes saw.
+    ///
+    /// # Errors
+    /// When there is none, or the cluster does not tell.
+    pub async fn everywhere(&self) -> anyhow::Result<Vec<Agent>> {
+        let by_cluster = self.kubeconfig.is_some() || self.context.is_some();
+        let mut addresses = self.addresses.clone();
+        if addresses.is_empty() && !by_cluster {
+            let named = std::env::var(ENV_SERVER).unwrap_or_default();
+            let named = named.split(',').filter(|address| !address.is_empty());
+            addresses.extend(named.map(str::to_owned));
+        }
+        if !addresses.is_empty() {
+            return Ok(addresses.into_iter().map(Agent::at).collect());
+        }
+        if !by_cluster && Path::new(LOCAL_SOCKET).exists() {
+            return Ok(vec![Agent::at(format!("unix://{LOCAL_SOCKET}"))]);
+        }
+        let usual = || cluster::usual_kubeconfig();
+        let Some(kubeconfig) = self.kubeconfig.clone().or_else(usual) else {
             bail!(
-                "no agent on this machine ({LOCAL_SOCKET} is not there): start `nodescope agent`, \
-                 or point at one with --server unix:///PATH or --server HOST:PORT"
+                "no agent on this machine ({LOCAL_SOCKET} is not there) and no kubeconfig \
+                 ($KUBECONFIG, ~/.kube/config): start `nodescope agent`, point at one with \
+                 --server unix:///PATH or --server HOST:PORT, or at a cluster with --kubeconfig"
+            );
+        };
+        let pods = cluster::agents(&kubeconfig, self.context.as_deref()).await?;
+        if pods.is_empty() {
+            bail!(
+                "no agent in the cluster of kubeconfig {}: no pod is labelled {AGENT_LABEL}: \
+                 install nodescope there, choose another --context, or give a --server",
+                kubeconfig.display()
             );
         }
-        Ok(vec![format!("unix://{LOCAL_SOCKET}")])
+        Ok(pods.into_iter().map(Agent::behind).collect())
     }
 }
 
-/// Connects to an agent.
-///
-/// # Errors
-/// When the address is none, or nothing answers there.
-pub async fn connect(address: &str) -> anyhow::Result<Channel> {
-    let endpoint = endpoint(address)?.connect_timeout(CONNECT_TIMEOUT);
-    // The timeout of the endpoint covers TCP; this one also a peer that accepts and is silent.
-    match tokio::time::timeout(CONNECT_TIMEOUT * 2, endpoint.connect()).await {
-        Ok(Ok(channel)) => Ok(channel),
-        Ok(Err(error)) => {
-            let cause = root_cause(&error);
-            bail!("{address}: no agent answers ({cause}): is one running there? see --server")
-        }
-        Err(_) => bail!("{address}: no agent answers (timed out): is one running there?"),
-    }
-}
-
-fn endpoint(address: &str) -> anyhow::Result<Endpoint> {
-    let uri = if let Some(path) = address.strip_prefix("unix:") {
-        if !path.trim_start_matches("//").starts_with('/') {
-            bail!("{address}: the path of a socket starts with /: write unix:///PATH");
-        }
-        address.to_owned()
-    } else {
-        let host_port = address.strip_prefix("tcp://").unwrap_or(address);
-        let port = host_port
-            .rsplit_once(':')
-            .map(|(host, port)| (host, port.parse::<u16>()));
-        let Some((host, Ok(_))) = port else {
-            bail!("{address}: not an agent's address: write unix:///PATH or HOST:PORT");
-        };
-        if host.is_empty() || host.contains('/') {
-            bail!("{address}: not an agent's address: write unix:///PATH or HOST:PORT");
-        }
-        format!("http://{host_port}")
-    };
-    Endpoint::from_shared(uri).with_context(|| {
-        format!("{address}: not an agent's address: write unix:///PATH or HOST:PORT")
-    })
-}
-
-/// What the system said, without the layers that passed it on.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut deepest = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    deepest.to_string()
-}
-
-/// What agents answered.
-#[derive(Debug)]
-pub struct Answers<T> {
-    /// In the order of the agents that were asked.
-    pub given: Vec<T>,
-    /// Addresses of agents that failed; why has been told.
-    pub silent: Vec<String>,
-}
-
-/// Asks all agents at once. One that fails is told about.
-///
-/// # Errors
-/// When all fail.
-pub async fn ask_all<T>(
-    addresses: &[String],
-    ask: impl AsyncFn(&str) -> anyhow::Result<T>,
-) -> anyhow::Result<Answers<T>> {
-    let answers = futures::future::join_all(addresses.iter().map(|to| ask(to))).await;
-    let (mut given, mut silent, mut failures) = (Vec::new(), Vec::new(), Vec::new());
-    for (address, answer) in addresses.iter().zip(answers) {
-        match answer {
-            Ok(answer) => given.push(answer),
-            Err(error) => {
-                silent.push(address.clone());
-                failures.push(error);
+/// The agents of the nodes that are asked for. Those of which only the address is known are asked
+/// for their node's name; one that does not answer that is told about.
+async fn narrow(found: Vec<Agent>, wanted: &[String]) -> anyhow::Result<Vec<Agent>> {
+    let names = ask_each(&found, names).await;
+    let mut there = Vec::new();
+    let mut kept = Vec::new();
+    for (agent, names) in found.into_iter().zip(names) {
+        match names {
+            Ok(names) => {
+                if names.iter().any(|name| fits(wanted, name)) {
+                    kept.push(agent);
+                }
+                there.extend(names);
             }
+            Err(error) => tell(&error),
         }
     }
-    let last = given.is_empty().then(|| failures.pop()).flatten();
-    failures.iter().for_each(tell);
-    last.map_or(Ok(Answers { given, silent }), Err)
+    let has = |pattern: &&String| there.iter().any(|name| glob(pattern, name));
+    let missing: Vec<&String> = wanted.iter().filter(|pattern| !has(pattern)).collect();
+    if kept.is_empty() {
+        let wanted = wanted.join(", ");
+        match there.is_empty() {
+            true => bail!("--node {wanted}: no agent said of which node it is"),
+            false => bail!(
+                "--node {wanted}: no agent of such a node; there are {}",
+                there.join(", ")
+            ),
+        }
+    }
+    for pattern in missing {
+        tell(&format_args!(
+            "--node {pattern}: no agent of such a node; there are {}",
+            there.join(", ")
+        ));
+    }
+    Ok(kept)
 }
 
-/// What an agent answered instead of what was asked for.
-pub fn refusal(address: &str, status: &tonic::Status) -> anyhow::Error {
-    match status.code() {
-        tonic::Code::InvalidArgument => anyhow::anyhow!("{}", status.message()),
-        tonic::Code::Unimplemented => anyhow::anyhow!(
-            "{address}: does not serve this ({}): is it a nodescope agent of this version?",
-            status.message()
-        ),
-        code => anyhow::anyhow!(
-            "{address}: the agent stopped answering ({code}: {})",
-            status.message()
-        ),
-    }
+fn fits(wanted: &[String], name: &str) -> bool {
+    wanted.iter().any(|pattern| glob(pattern, name))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_agents() {
-        for good in [
-            "unix:///run/x.sock",
-            "unix:/run/x.sock",
-            "localhost:4244",
-            "[::1]:4244",
-        ] {
-            assert!(endpoint(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "run/x.sock",
-            "unix://x.sock",
-            "host",
-            "host:port",
-            ":4244",
-            "a/b:1",
-        ] {
-            assert!(endpoint(bad).is_err(), "{bad}");
-        }
+/// The nodes behind an agent: one, or those that a relay knows.
+async fn names(agent: &Agent) -> anyhow::Result<Vec<String>> {
+    if let Some(node) = agent.node() {
+        return Ok(vec![node.to_owned()]);
     }
+    let mut client = ObserverClient::new(agent.channel().await?);
+    let answer = client.get_nodes(GetNodesRequest {}).await;
+    let nodes = answer.map_err(|status| refusal(agent, &status))?;
+    let nodes = nodes.into_inner().nodes.into_iter();
+    Ok(nodes.map(|node| node.name).collect())
 }

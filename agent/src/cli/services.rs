@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use super::servers::{Servers, ask_all, connect, refusal};
+use super::agents::{Agent, ask_all, refusal};
+use super::servers::Servers;
 use super::services_show::{json, table};
 use crate::sink::proto::node::services_client::ServicesClient;
 use crate::sink::proto::node::{ListServicesRequest, ListServicesResponse, ServiceReport};
@@ -51,8 +52,8 @@ pub struct Joined {
 /// # Errors
 /// When all fail.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let addresses = args.servers.resolve()?;
-    let mut services = join(ask_all(&addresses, list).await?.given);
+    let agents = args.servers.resolve().await?;
+    let mut services = join(ask_all(&agents, list).await?.given);
     services.retain(|service| args.shows(service));
     let text = match args.output {
         Format::Json => services
@@ -68,11 +69,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(address: &str) -> anyhow::Result<ListServicesResponse> {
-    let mut client = ServicesClient::new(connect(address).await?);
+async fn list(agent: &Agent) -> anyhow::Result<ListServicesResponse> {
+    let mut client = ServicesClient::new(agent.channel().await?);
     let answer = client.list(ListServicesRequest {}).await;
     Ok(answer
-        .map_err(|status| refusal(address, &status))?
+        .map_err(|status| refusal(agent, &status))?
         .into_inner())
 }
 

@@ -1,7 +1,7 @@
 //! How to reach the API, and what the configuration says in its stead.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use kube::config::{KubeConfigOptions, Kubeconfig as File};
@@ -106,7 +106,14 @@ impl Config {
                     None,
                 )
             }
-            Kubeconfig::Path(path) => (load(path).await?, Some(path)),
+            Kubeconfig::Path(path) => {
+                let config = load(path, &KubeConfigOptions::default()).await;
+                let failed = |reason| Error::Kubeconfig {
+                    path: path.clone(),
+                    reason,
+                };
+                (config.map_err(failed)?, Some(path))
+            }
         };
         // The watchers retry, with their own pauses, and count what they had to retry.
         config.default_retry = false;
@@ -124,31 +131,28 @@ impl Config {
     }
 }
 
-async fn load(path: &PathBuf) -> Result<kube::Config, Error> {
-    let failed = |reason: String| Error::Kubeconfig {
-        path: path.clone(),
-        reason,
-    };
+/// Reads a kubeconfig, or several joined by `:`.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) async fn load(path: &Path, options: &KubeConfigOptions) -> Result<kube::Config, String> {
     let mut merged: Option<File> = None;
     for part in std::env::split_paths(path).filter(|part| !part.as_os_str().is_empty()) {
-        let text = std::fs::read_to_string(&part).map_err(|error| failed(error.to_string()))?;
+        let text = std::fs::read_to_string(&part).map_err(|error| error.to_string())?;
         // `read_from` makes the paths inside the file relative to the file, but says less when
         // the file cannot be read.
-        let file = File::read_from(&part).map_err(|error| failed(reason(&error)))?;
+        let file = File::read_from(&part).map_err(|error| reason(&error))?;
         if file.clusters.is_empty() && !text.contains("clusters") {
-            return Err(failed(
-                "it names no cluster, so it is no kubeconfig".to_owned(),
-            ));
+            return Err("it names no cluster, so it is no kubeconfig".to_owned());
         }
         merged = Some(match merged {
-            Some(before) => before.merge(file).map_err(|error| failed(reason(&error)))?,
+            Some(before) => before.merge(file).map_err(|error| reason(&error))?,
             None => file,
         });
     }
-    let merged = merged.ok_or_else(|| failed("the path is empty".to_owned()))?;
-    let options = KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(merged, &options).await;
-    config.map_err(|error| failed(reason(&error)))
+    let merged = merged.ok_or_else(|| "the path is empty".to_owned())?;
+    let config = kube::Config::from_custom_kubeconfig(merged, options).await;
+    config.map_err(|error| reason(&error))
 }
 
 /// The chain of causes on one line: the first line of each that says something new (those of

@@ -1,9 +1,11 @@
 //! The Kubernetes API as an inventory: address → identity, services and their backends.
 //!
 //! [`start`] watches the API and keeps an immutable [`Inventory`] up to date; [`name`] puts its
-//! knowledge into a flow. Everything works without any API, with less to say.
+//! knowledge into a flow. Everything works without any API, with less to say. [`agents`] finds the
+//! agents of a cluster for the command line.
 
 mod addresses;
+mod agents;
 mod classify;
 mod config;
 mod inventory;
@@ -19,6 +21,7 @@ mod tests;
 mod trim;
 mod watch;
 
+pub use agents::{AGENT_LABEL, AgentPod, AgentsError, Tunnel, agents, usual_kubeconfig};
 pub use config::{Config, Error, Kubeconfig, Overrides};
 pub use inventory::{Inventory, PLATFORM, is_platform};
 pub use local::Local;

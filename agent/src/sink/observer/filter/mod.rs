@@ -18,6 +18,7 @@ use crate::sink::proto::flow::{Flow, FlowFilter, IpVersion, TcpFlags, Verdict, l
 use crate::sink::proto::observer::GetFlowsRequest;
 
 pub use extra::Extra;
+pub use names::glob;
 
 /// A filter that cannot be.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -106,7 +106,7 @@ pub(super) fn node(values: &[String]) -> Result<Option<Test>, Error> {
 }
 
 /// Whether `text` fits `pattern`, in which `*` stands for any run of characters and `?` for one.
-fn glob(pattern: &str, text: &str) -> bool {
+pub fn glob(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut at, mut here) = (0, 0);
     // Where to go on when the last `*` has to take one character more.

@@ -1,0 +1,273 @@
+//! An agent to ask, and the connection to it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use hyper_util::rt::TokioIo;
+use tokio::sync::OnceCell;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
+
+use super::failure::tell;
+use crate::cluster::AgentPod;
+
+/// An agent that does not answer the connection within this is reported.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An agent that has not begun to answer within this is reported.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often a host is looked for on a connection that is silent.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// How often an agent behind a tunnel, whose end nobody else notices, is asked for a sign of life
+/// while it has something to send, and how long it has for that.
+const TUNNEL_KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(20));
+
+/// An agent to ask. Its connection is made when it is first asked for, and shared.
+#[derive(Clone)]
+pub struct Agent(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    node: Option<String>,
+    way: Way,
+    channel: OnceCell<Channel>,
+}
+
+/// How an agent is reached.
+enum Way {
+    /// `unix:///PATH` or `HOST:PORT`.
+    Address(String),
+    /// By a port-forward to its pod.
+    Pod(AgentPod),
+}
+
+impl fmt::Display for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.name)
+    }
+}
+
+impl fmt::Debug for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Agent({})", self.0.name)
+    }
+}
+
+impl Agent {
+    /// The agent at an address: `unix:///PATH` or `HOST:PORT`.
+    pub fn at(address: String) -> Self {
+        Self::new(address.clone(), None, Way::Address(address))
+    }
+
+    /// The agent in a pod.
+    pub fn behind(pod: AgentPod) -> Self {
+        let node = Some(pod.node.clone());
+        Self::new(format!("node {}", pod.node), node, Way::Pod(pod))
+    }
+
+    fn new(name: String, node: Option<String>, way: Way) -> Self {
+        Self(Arc::new(Inner {
+            name,
+            node,
+            way,
+            channel: OnceCell::new(),
+        }))
+    }
+
+    /// The name of its node, where that is known before it is asked.
+    pub fn node(&self) -> Option<&str> {
+        self.0.node.as_deref()
+    }
+
+    /// The connection.
+    ///
+    /// # Errors
+    /// When the address is none, or nothing answers there.
+    pub async fn channel(&self) -> anyhow::Result<Channel> {
+        let made = self.0.channel.get_or_try_init(|| self.connect()).await?;
+        Ok(made.clone())
+    }
+
+    async fn connect(&self) -> anyhow::Result<Channel> {
+        match &self.0.way {
+            Way::Address(address) => connect(address).await,
+            Way::Pod(pod) => {
+                if let Some(down) = &pod.down {
+                    bail!(
+                        "{self}: its agent, pod {}/{}, {down}",
+                        pod.namespace,
+                        pod.name
+                    );
+                }
+                self.forward(pod).await
+            }
+        }
+    }
+
+    async fn forward(&self, pod: &AgentPod) -> anyhow::Result<Channel> {
+        let (every, patience) = TUNNEL_KEEPALIVE;
+        let endpoint = Endpoint::from_static("http://agent")
+            .http2_keep_alive_interval(every)
+            .keep_alive_timeout(patience);
+        let pod = pod.clone();
+        let tunnel = service_fn(move |_: Uri| {
+            let pod = pod.clone();
+            async move { pod.open().await.map(TokioIo::new) }
+        });
+        let connected = endpoint.connect_with_connector(tunnel);
+        match tokio::time::timeout(CONNECT_TIMEOUT * 2, connected).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(error)) => bail!("{self}: {}", root_cause(&error)),
+            Err(_) => bail!("{self}: no port-forward to its agent (timed out): is the node alive?"),
+        }
+    }
+}
+
+/// Connects to an address.
+async fn connect(address: &str) -> anyhow::Result<Channel> {
+    let endpoint = endpoint(address)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_keepalive(Some(TCP_KEEPALIVE));
+    // The timeout of the endpoint covers TCP; this one also a peer that accepts and is silent.
+    match tokio::time::timeout(CONNECT_TIMEOUT * 2, endpoint.connect()).await {
+        Ok(Ok(channel)) => Ok(channel),
+        Ok(Err(error)) => {
+            let cause = root_cause(&error);
+            bail!("{address}: no agent answers ({cause}): is one running there? see --server")
+        }
+        Err(_) => bail!("{address}: no agent answers (timed out): is one running there?"),
+    }
+}
+
+fn endpoint(address: &str) -> anyhow::Result<Endpoint> {
+    let uri = if let Some(path) = address.strip_prefix("unix:") {
+        if !path.trim_start_matches("//").starts_with('/') {
+            bail!("{address}: the path of a socket starts with /: write unix:///PATH");
+        }
+        address.to_owned()
+    } else {
+        let host_port = address.strip_prefix("tcp://").unwrap_or(address);
+        let port = host_port
+            .rsplit_once(':')
+            .map(|(host, port)| (host, port.parse::<u16>()));
+        let Some((host, Ok(_))) = port else {
+            bail!("{address}: not an agent's address: write unix:///PATH or HOST:PORT");
+        };
+        if host.is_empty() || host.contains('/') {
+            bail!("{address}: not an agent's address: write unix:///PATH or HOST:PORT");
+        }
+        format!("http://{host_port}")
+    };
+    Endpoint::from_shared(uri).with_context(|| {
+        format!("{address}: not an agent's address: write unix:///PATH or HOST:PORT")
+    })
+}
+
+/// What the system said, without the layers that passed it on.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
+
+/// What agents answered.
+#[derive(Debug)]
+pub struct Answers<T> {
+    /// In the order of the agents that were asked.
+    pub given: Vec<T>,
+    /// Agents that failed; why has been told.
+    pub silent: Vec<Agent>,
+}
+
+/// Asks all agents at once, and says what became of each, in their order.
+pub async fn ask_each<T>(
+    agents: &[Agent],
+    ask: impl AsyncFn(&Agent) -> anyhow::Result<T>,
+) -> Vec<anyhow::Result<T>> {
+    let one = async |agent: &Agent| {
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask(agent)).await;
+        answer.unwrap_or_else(|_| {
+            let patience = ANSWER_TIMEOUT.as_secs();
+            Err(anyhow!(
+                "{agent}: the agent did not answer within {patience} s"
+            ))
+        })
+    };
+    futures::future::join_all(agents.iter().map(one)).await
+}
+
+/// Asks all agents at once. One that fails is told about.
+///
+/// # Errors
+/// When all fail.
+pub async fn ask_all<T>(
+    agents: &[Agent],
+    ask: impl AsyncFn(&Agent) -> anyhow::Result<T>,
+) -> anyhow::Result<Answers<T>> {
+    let answers = ask_each(agents, ask).await;
+    let (mut given, mut silent, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+    for (agent, answer) in agents.iter().zip(answers) {
+        match answer {
+            Ok(answer) => given.push(answer),
+            Err(error) => {
+                silent.push(agent.clone());
+                failures.push(error);
+            }
+        }
+    }
+    let last = given.is_empty().then(|| failures.pop()).flatten();
+    failures.iter().for_each(tell);
+    last.map_or(Ok(Answers { given, silent }), Err)
+}
+
+/// What an agent answered instead of what was asked for.
+pub fn refusal(agent: &Agent, status: &tonic::Status) -> anyhow::Error {
+    match status.code() {
+        tonic::Code::InvalidArgument => anyhow!("{}", status.message()),
+        tonic::Code::Unimplemented => anyhow!(
+            "{agent}: does not serve this ({}): is it a nodescope agent of this version?",
+            status.message()
+        ),
+        code => {
+            let mut cause = status.message().to_owned();
+            if let Some(source) = std::error::Error::source(status) {
+                cause = format!("{cause}: {}", root_cause(source));
+            }
+            anyhow!("{agent}: the agent stopped answering ({code}: {cause})")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_agents() {
+        for good in [
+            "unix:///run/x.sock",
+            "unix:/run/x.sock",
+            "localhost:4244",
+            "[::1]:4244",
+        ] {
+            assert!(endpoint(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "run/x.sock",
+            "unix://x.sock",
+            "host",
+            "host:port",
+            ":4244",
+            "a/b:1",
+        ] {
+            assert!(endpoint(bad).is_err(), "{bad}");
+        }
+    }
+}
