@@ -2,4 +2,5 @@
 
 pub mod apiserver;
 pub mod lab;
+pub mod pki;
 pub mod real;

@@ -13,7 +13,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::{flow_log, nat_source, probing};
+use super::{flow_log, nat_source, probing, serving};
 use crate::cluster::{self, Inventory, Local};
 use crate::config::{AgentArgs, AttachBy, Config, KubeSource, LogFormat, MetricLabel, NatSource};
 use crate::datapath::{Method, Pinning};
@@ -27,7 +27,7 @@ use crate::node::{self, InterfaceFilter, NodeView};
 use crate::sink::describe::{Describer, NodeFacts};
 use crate::sink::log::{Choice, FlowLog};
 use crate::sink::observer::{self, Observer};
-use crate::sink::prometheus::{FlowLabel, FlowLabels, Metrics, Options, Sources};
+use crate::sink::prometheus::{FlowLabel, FlowLabels, Lost, Metrics, Options, Sources};
 use crate::{datapath, engine, sink};
 
 /// How often the kernel's table is drained: what a flow can be late by when its event was lost.
@@ -135,40 +135,19 @@ async fn agent(config: Config, choice: Choice) -> anyhow::Result<()> {
     let observer = Observer::new(
         observer::Config {
             node: node.to_string(),
-            address: String::new(),
+            network: serving::network(&config, &watch.view())?,
             capacity: observer::DEFAULT_CAPACITY,
         },
         move || describer.describe(),
     )
     .with_translations(translations.clone())
-    .with_insights(here.clone());
+    .with_insights(here.clone())
+    .with_agents(cluster.agents());
     let losses = Losses::default();
     let observer = observer
         .with_probes(probes.clone())
         .with_losses(losses.clone(), statuses.clone());
-    let listener = observer::bind(&config.socket).await?;
-    let socket = config.socket.clone();
-    let served = observer.clone();
-    let mut over = stop.clone();
-    let api = tokio::spawn(async move {
-        let shutdown = async move {
-            let _ = over.wait_for(|stop| *stop).await;
-        };
-        if let Err(error) = observer::serve_unix(listener, &socket, served, shutdown).await {
-            tracing::error!(%error, "the local API ended");
-        }
-    });
-    if let Some(hubble) = config.hubble.as_ref().filter(|hubble| hubble.tls.is_none()) {
-        let (address, served, mut over) = (hubble.address, observer.clone(), stop.clone());
-        tokio::spawn(async move {
-            let shutdown = async move {
-                let _ = over.wait_for(|stop| *stop).await;
-            };
-            if let Err(error) = observer::serve_tcp(address, served, shutdown).await {
-                tracing::error!(%error, "the Hubble API ended");
-            }
-        });
-    }
+    let api = serving::start(&config, &observer, &stop).await?;
     let log = flow_log::open(config.flow_log.as_ref(), choice, engine.settle())?;
     let (log, writer) = log.unzip();
     let metrics = Arc::new(Metrics::new(&metric_options(&config))?);
@@ -180,7 +159,7 @@ async fn agent(config: Config, choice: Choice) -> anyhow::Result<()> {
         inventory: cluster.shared(),
         errors: cluster.errors(),
         translations: translations.clone(),
-        log: log.clone(),
+        lost: lost(&observer, log.clone()),
     };
     metrics.know_services(cluster.shared());
     tokio::spawn(sink::prometheus::feed(Arc::clone(&metrics), sources));
@@ -231,7 +210,7 @@ async fn agent(config: Config, choice: Choice) -> anyhow::Result<()> {
     if let Some(writer) = writer {
         writer.finish().await;
     }
-    api.abort();
+    drop(api);
     let _ = std::fs::remove_file(&config.socket);
     Ok(())
 }
@@ -375,6 +354,16 @@ fn metric_options(config: &Config) -> Options {
         max_series: usize::try_from(config.metrics_max_series).unwrap_or(usize::MAX),
         expiry: config.metrics_expiry,
     }
+}
+
+/// What sinks could not pass on, by kind.
+fn lost(observer: &Observer, log: Option<FlowLog>) -> Vec<Lost> {
+    let observer = observer.clone();
+    let mut all: Vec<Lost> = vec![("hubble_reader", Box::new(move || observer.missed()))];
+    if let Some(log) = log {
+        all.push(("flow_log", Box::new(move || log.lost())));
+    }
+    all
 }
 
 /// Listens now, so that a taken address is an error at the start; serves until the stop.

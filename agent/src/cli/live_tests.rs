@@ -21,7 +21,7 @@ async fn agent(
     let socket: PathBuf = directory.join(name);
     let config = Config {
         node: name.to_owned(),
-        address: String::new(),
+        network: None,
         capacity: 64,
     };
     let observer = Observer::new(config, DescribeResponse::default);

@@ -34,6 +34,7 @@ mod row;
 mod servers;
 mod services;
 mod services_show;
+mod serving;
 mod table;
 mod time;
 

@@ -26,7 +26,7 @@ const NAMESPACE: &str = "nodescope";
 
 /// The name of the container port that serves the Hubble API, and what it is where no port has that
 /// name (the number that Cilium's agents use).
-const PORT: (&str, u16) = ("hubble", 4244);
+pub(super) const PORT: (&str, u16) = ("hubble", 4244);
 
 /// The API server's answer to who may not: RFC 9110 section 15.5.4.
 const FORBIDDEN: u16 = 403;

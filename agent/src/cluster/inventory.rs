@@ -112,6 +112,12 @@ impl Inventory {
         self.services.at_node_port(port, protocol).cloned()
     }
 
+    /// Whether the Kubernetes API is served at this address: an endpoint of the service
+    /// `default/kubernetes`.
+    pub fn is_api_server(&self, ip: IpAddr) -> bool {
+        self.services.is_api_server(ip)
+    }
+
     /// The endpoints of a service, from its EndpointSlices.
     pub fn service_backends(&self, service: &ObjectName) -> &[Backend] {
         self.services.backends(service)

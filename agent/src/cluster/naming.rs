@@ -7,8 +7,8 @@ use super::inventory::Inventory;
 use super::local::Local;
 
 /// Fills everything of `flow` that takes knowledge of the cluster: `source`, `destination`,
-/// `destination_service`, `crossed_load_balancer`, `class`, `scope`, `nat.cause` and the hops'
-/// `pod`.
+/// `destination_service`, `crossed_load_balancer`, `class`, `scope`, `nat.cause`, the
+/// hops' `pod` and `notes.api_server`.
 pub fn name(flow: &mut Flow, inventory: &Inventory, local: &Local) {
     // A TCP connection is with whoever had the address when it began: its last records come when
     // another pod may have it already. Datagrams between the same ports never end, and are with
@@ -41,6 +41,10 @@ pub fn name(flow: &mut Flow, inventory: &Inventory, local: &Local) {
     {
         flow.destination = Identity::UnknownPod;
     }
+    flow.notes.api_server = (
+        inventory.is_api_server(from.ip()),
+        inventory.is_api_server(backend.ip()),
+    );
     flow.destination_service = local.service(inventory, to.ip(), to.port(), flow.tuple.protocol);
     flow.crossed_load_balancer = crossed_load_balancer(flow, inventory);
 

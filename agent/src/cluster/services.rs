@@ -7,6 +7,9 @@ use crate::flow::{ObjectName, Protocol};
 
 use super::trim::SliceRecord;
 
+/// The service of the API itself, whose endpoints its servers keep up to date.
+const API_SERVICE: (&str, &str) = ("default", "kubernetes");
+
 /// A port of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
@@ -63,6 +66,8 @@ pub(super) struct Services {
     by_node_port: HashMap<(Protocol, u16), ObjectName>,
     by_ip: HashMap<IpAddr, ObjectName>,
     backends: HashMap<ObjectName, Vec<Backend>>,
+    /// Addresses that the API server answers at.
+    api_servers: Vec<IpAddr>,
     all: Vec<Service>,
 }
 
@@ -102,6 +107,11 @@ impl Services {
         }
         for slice in slices {
             if let Some(service) = &slice.service {
+                if (&*service.namespace, &*service.name) == API_SERVICE {
+                    index
+                        .api_servers
+                        .extend(slice.backends.iter().map(|backend| backend.ip));
+                }
                 let known = index.backends.entry(service.clone()).or_default();
                 known.extend(slice.backends.iter().cloned());
             }
@@ -123,6 +133,10 @@ impl Services {
 
     pub(super) fn backends(&self, service: &ObjectName) -> &[Backend] {
         self.backends.get(service).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn is_api_server(&self, ip: IpAddr) -> bool {
+        self.api_servers.contains(&ip)
     }
 
     pub(super) fn all(&self) -> &[Service] {

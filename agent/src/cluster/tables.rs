@@ -11,6 +11,7 @@ use super::config::Overrides;
 use super::inventory::Inventory;
 use super::masquerade::{self, CONFIG_MAPS, MasqueradeRecord};
 use super::nodes::Nodes;
+use super::peers::{self, Agents};
 use super::services::{Service, Services};
 use super::trim::{Named, PodRecord, SliceRecord};
 
@@ -117,6 +118,9 @@ pub(super) struct Tables {
     /// A watch each, so a table each.
     masquerade: [Table<MasqueradeRecord>; CONFIG_MAPS.len()],
     addresses: Addresses,
+    /// Where the agent's own DaemonSet is.
+    namespace: String,
+    agents: Arc<Agents>,
     inventory: Inventory,
 }
 
@@ -129,8 +133,21 @@ impl Tables {
             nodes: Table::default(),
             masquerade: Default::default(),
             addresses: Addresses::default(),
+            namespace: String::new(),
+            agents: Arc::default(),
             inventory: Inventory::new(overrides),
         }
+    }
+
+    /// The same, told in which namespace the agent's own DaemonSet is.
+    pub(super) fn within(self, namespace: &str) -> Self {
+        let namespace = namespace.to_owned();
+        Self { namespace, ..self }
+    }
+
+    /// The agents as of the newest inventory; the same `Arc` until one comes, goes or moves.
+    pub(super) fn agents(&self) -> &Arc<Agents> {
+        &self.agents
     }
 
     /// Takes one change in.
@@ -193,6 +210,10 @@ impl Tables {
         if std::mem::take(&mut self.pods.changed) {
             self.inventory.addresses = Arc::new(self.addresses.clone());
             self.inventory.host_network = Arc::new(self.host_network());
+            let agents = peers::agents(self.pods.objects.values(), &self.namespace);
+            if agents != *self.agents {
+                self.agents = Arc::new(agents);
+            }
         }
         let services = std::mem::take(&mut self.services.changed);
         if std::mem::take(&mut self.slices.changed) || services {

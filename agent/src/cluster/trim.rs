@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use crate::flow::{Node, ObjectName, Pod, Protocol, Workload};
 
 use super::masquerade::{self, MasqueradeRecord};
+use super::peers;
 use super::services::{Backend, Service, ServicePort};
 
 /// What an object is known by within its kind.
@@ -31,6 +32,8 @@ pub(super) struct PodRecord {
     pub(super) started: Option<SystemTime>,
     /// When the last container ended, of a finished pod.
     pub(super) ended: Option<SystemTime>,
+    /// Of an agent's pod: where its API is.
+    pub(super) agent: Option<peers::Ports>,
 }
 
 /// The endpoints of one EndpointSlice.
@@ -83,6 +86,7 @@ pub(super) fn pod(pod: core::Pod) -> PodRecord {
     let spec = pod.spec.unwrap_or_default();
     let status = pod.status.unwrap_or_default();
     let probes = super::probes::of(&spec, &status);
+    let labels = pod.metadata.labels.unwrap_or_default();
     let mut ips: Vec<IpAddr> = status
         .pod_ips
         .iter()
@@ -110,13 +114,14 @@ pub(super) fn pod(pod: core::Pod) -> PodRecord {
         finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
         started: status.start_time.as_ref().map(time).or(created),
         ended: ended.max(),
+        agent: peers::ports(&labels, &spec),
         pod: Arc::new(Pod {
             name,
             uid: pod.metadata.uid.unwrap_or_default(),
             ips,
             node: spec.node_name.unwrap_or_default(),
             workload,
-            labels: pod.metadata.labels.unwrap_or_default(),
+            labels,
             probes,
         }),
     }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::config::{Config, Error, reason};
 use super::inventory::Inventory;
 use super::masquerade::{self, CONFIG_MAPS};
+use super::peers::Agents;
 use super::tables::{Change, Tables, Update};
 use super::trim;
 
@@ -57,6 +58,7 @@ impl WatchErrors {
 pub struct Cluster {
     inventory: Arc<ArcSwap<Inventory>>,
     changes: watch::Receiver<Arc<Inventory>>,
+    agents: watch::Receiver<Arc<Agents>>,
     errors: Arc<WatchErrors>,
     /// Aborted on drop.
     _tasks: JoinSet<()>,
@@ -78,6 +80,12 @@ impl Cluster {
         self.changes.clone()
     }
 
+    /// The agents of the own DaemonSet, this one's pod included; told when one comes, goes or
+    /// moves. Without the API there are none, and the sender is gone.
+    pub fn agents(&self) -> watch::Receiver<Arc<Agents>> {
+        self.agents.clone()
+    }
+
     /// Counters of failed requests.
     pub fn errors(&self) -> Arc<WatchErrors> {
         self.errors.clone()
@@ -91,10 +99,14 @@ impl Cluster {
 /// account. An API that does not answer is no error.
 pub async fn start(config: &Config) -> Result<Cluster, Error> {
     let client = config.client().await?;
-    let mut tables = Tables::new(config.overrides.clone());
+    let namespace = client
+        .as_ref()
+        .map_or("", |client| client.default_namespace());
+    let mut tables = Tables::new(config.overrides.clone()).within(namespace);
     let first = tables.build();
     let inventory = Arc::new(ArcSwap::new(first.clone()));
     let (told, changes) = watch::channel(first);
+    let (peers, agents) = watch::channel(Arc::default());
     let errors = Arc::new(WatchErrors::default());
     let mut tasks = JoinSet::new();
     if let Some(client) = client {
@@ -102,11 +114,12 @@ pub async fn start(config: &Config) -> Result<Cluster, Error> {
         for (kind, begin) in watches(&client) {
             tasks.spawn(follow(kind, begin, sender.clone(), errors.clone()));
         }
-        tasks.spawn(keep(tables, receiver, inventory.clone(), told));
+        tasks.spawn(keep(tables, receiver, inventory.clone(), told, peers));
     }
     Ok(Cluster {
         inventory,
         changes,
+        agents,
         errors,
         _tasks: tasks,
     })
@@ -261,6 +274,7 @@ async fn keep(
     mut updates: mpsc::Receiver<Update>,
     inventory: Arc<ArcSwap<Inventory>>,
     told: watch::Sender<Arc<Inventory>>,
+    peers: watch::Sender<Arc<Agents>>,
 ) {
     let mut expire = tokio::time::interval(EXPIRE);
     let mut next_build = Instant::now();
@@ -283,6 +297,11 @@ async fn keep(
                 let new = tables.build();
                 inventory.store(new.clone());
                 told.send_replace(new);
+                peers.send_if_modified(|known| {
+                    let changed = !Arc::ptr_eq(known, tables.agents());
+                    known.clone_from(tables.agents());
+                    changed
+                });
                 let now = Instant::now();
                 next_build = now + GATHER.max((now - started) * REST);
             }

@@ -18,6 +18,8 @@ pub struct Notes {
     pub fragments: (u64, u64),
     /// What it carries.
     pub tunnel: Option<Tunnel>,
+    /// Whether the Kubernetes API is served at the initiator's address, and at the other end's.
+    pub api_server: (bool, bool),
 }
 
 /// ICMP errors about a connection at the hop that saw most of them.

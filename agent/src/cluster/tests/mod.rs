@@ -4,6 +4,7 @@ mod configuring;
 mod knowing;
 mod masquerade;
 mod naming;
+mod peers;
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use serde_json::json;
+
 use crate::flow::{
     Class, Direction, Event, Expected, Flow, Hop, Identity, Nat, NatCause, NatKind, ObjectName,
     Protocol, Role, Scope, Traffic, Tuple,
@@ -356,5 +358,34 @@ fn without_an_api_the_interfaces_tell_who_is_a_pod() -> Outcome {
         panic!("{:?}", flow.source)
     };
     assert_eq!(node.name, "node-0");
+    Ok(())
+}
+
+#[test]
+fn the_api_server_is_where_its_service_says() -> Outcome {
+    let mut api = Api::kubenet()?;
+    api.slice(json!({
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"}
+        },
+        "addressType": "IPv4", "ports": [{"name": "https", "port": 443, "protocol": "TCP"}],
+        "endpoints": [{"addresses": ["20.1.2.3"], "conditions": {"ready": true}}]
+    }))?;
+    let inventory = api.inventory();
+    let told = |mut flow: Flow| -> Outcome<_> {
+        name(&mut flow, &inventory, &local()?);
+        Ok(flow.notes.api_server)
+    };
+    let after = Some(("10.224.0.4:40000", "20.1.2.3:443"));
+    // By its service, by its own address, and back.
+    let by_service = flow("10.244.0.15:40000", "10.0.0.1:443", after, outward())?;
+    assert_eq!(told(by_service)?, (false, true));
+    let by_address = flow("10.244.0.15:40000", "20.1.2.3:443", None, outward())?;
+    assert_eq!(told(by_address)?, (false, true));
+    let from_it = flow("20.1.2.3:443", "10.244.0.15:40000", None, outward())?;
+    assert_eq!(told(from_it)?, (true, false));
+    let elsewhere = flow("10.244.0.15:40000", "20.1.2.4:443", None, outward())?;
+    assert_eq!(told(elsewhere)?, (false, false));
     Ok(())
 }

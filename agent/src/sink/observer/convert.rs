@@ -2,7 +2,7 @@
 
 use prost_types::Timestamp;
 
-use super::{extension, identity, summary};
+use super::{extension, identity, summary, uuid};
 use crate::flow::{Direction, Event, Flow, Hop, Identity, NatKind, Protocol, Role};
 use crate::sink::proto::flow as proto;
 use crate::sink::proto::observer::GetFlowsResponse;
@@ -34,6 +34,7 @@ pub fn record(flow: &Flow) -> proto::Flow {
     let dropped = flow.event == Event::Drop;
     let (point, sub_type) = observation(flow);
     let last = flow.hops.last();
+    let api_server = flow.notes.api_server;
     proto::Flow {
         time: Some(Timestamp::from(flow.time)),
         verdict: if dropped {
@@ -44,8 +45,12 @@ pub fn record(flow: &Flow) -> proto::Flow {
         .into(),
         ip: Some(ip(flow)),
         l4: layer4(flow),
-        source: Some(identity::endpoint(&flow.source, &flow.node)),
-        destination: Some(identity::endpoint(&flow.destination, &flow.node)),
+        source: Some(identity::endpoint(&flow.source, &flow.node, api_server.0)),
+        destination: Some(identity::endpoint(
+            &flow.destination,
+            &flow.node,
+            api_server.1,
+        )),
         r#type: proto::FlowType::L3L4.into(),
         node_name: flow.node.to_string(),
         event_type: Some(proto::CiliumEventType {
@@ -75,6 +80,7 @@ pub fn record(flow: &Flow) -> proto::Flow {
             name: "nodescope".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }),
+        uuid: uuid::of(flow),
         summary: summary::of(flow),
         extensions: Some(extension::of(flow)),
         ..proto::Flow::default()

@@ -94,7 +94,7 @@ fn a_pod_has_name_labels_workload_and_a_stable_number() {
 
 #[test]
 fn nodes_and_the_world_have_reserved_numbers() {
-    let endpoint = |identity| identity::endpoint(&identity, "node-1");
+    let endpoint = |identity| identity::endpoint(&identity, "node-1", false);
     assert_eq!(endpoint(fixture::node("node-1")).identity, reserved::HOST);
     assert_eq!(
         endpoint(fixture::node("node-2")).identity,
@@ -193,4 +193,29 @@ fn a_drop_is_dropped() {
         record.event_type.map(|event| event.r#type),
         Some(event_type::DROP)
     );
+}
+
+#[test]
+fn the_api_server_is_one_wherever_it_is_but_on_this_node_or_in_a_pod() {
+    let at = |identity: Identity| {
+        let endpoint = identity::endpoint(&identity, "node-1", true);
+        (endpoint.identity, endpoint.labels)
+    };
+    let (outside, labels) = at(Identity::World);
+    assert_eq!(outside, reserved::KUBE_APISERVER);
+    assert_eq!(labels, ["reserved:kube-apiserver", "reserved:world"]);
+    let (another, labels) = at(fixture::node("node-2"));
+    assert_eq!(another, reserved::KUBE_APISERVER);
+    assert_eq!(
+        labels[..2],
+        ["reserved:kube-apiserver", "reserved:remote-node"]
+    );
+    assert_eq!(at(fixture::node("node-1")).0, reserved::HOST);
+    assert!(at(fixture::pod("shop", "web")).0 >= reserved::FIRST_FREE);
+    let mut flow = fixture::masqueraded();
+    flow.notes.api_server = (false, true);
+    let record = record(&flow);
+    let numbers = [record.source, record.destination].map(|end| end.map(|end| end.identity));
+    assert_eq!(numbers[1], Some(reserved::KUBE_APISERVER));
+    assert_ne!(numbers[0], numbers[1]);
 }

@@ -15,6 +15,8 @@ pub mod reserved {
     pub const UNMANAGED: u32 = 3;
     /// Another node of the cluster.
     pub const REMOTE_NODE: u32 = 6;
+    /// An address, outside or another node's, that the Kubernetes API is served at.
+    pub const KUBE_APISERVER: u32 = 7;
     /// The first number that is not reserved.
     pub const FIRST_FREE: u32 = 256;
 }
@@ -22,8 +24,21 @@ pub mod reserved {
 /// Numbers are below this: the API keeps the bits above 24 for other uses.
 const IDENTITY_LIMIT: u32 = 1 << 24;
 
-/// The endpoint of an owner, as the node called `here` sees it.
-pub fn endpoint(identity: &Identity, here: &str) -> Endpoint {
+/// The endpoint of an owner, as the node called `here` sees it. `api_server`: the Kubernetes API
+/// is served at the address.
+pub fn endpoint(identity: &Identity, here: &str, api_server: bool) -> Endpoint {
+    let mut endpoint = owner(identity, here);
+    // The node's own and a pod's addresses stay what they are, whatever is served there.
+    if api_server && matches!(endpoint.identity, reserved::WORLD | reserved::REMOTE_NODE) {
+        endpoint.identity = reserved::KUBE_APISERVER;
+        endpoint
+            .labels
+            .insert(0, "reserved:kube-apiserver".to_owned());
+    }
+    endpoint
+}
+
+fn owner(identity: &Identity, here: &str) -> Endpoint {
     match identity {
         Identity::Pod(pod) => pod_endpoint(pod),
         Identity::UnknownPod => reserved_endpoint(reserved::UNMANAGED, "reserved:unmanaged"),

@@ -6,8 +6,10 @@ pub mod extension;
 pub mod filter;
 pub mod identity;
 mod insights;
+mod listen;
 mod nat;
 mod notes;
+mod peers;
 mod probes;
 pub mod ring;
 pub mod select;
@@ -17,11 +19,15 @@ mod state;
 mod stream;
 pub mod structs;
 mod summary;
+mod tls;
+mod uuid;
 
 pub use nat::NatService;
-pub use serve::{bind, serve, serve_tcp, serve_unix};
+pub use peers::Network;
+pub use serve::{bind, bind_tcp, serve, serve_tcp, serve_unix};
 pub use service::VERSION;
 pub use state::{Config, DEFAULT_CAPACITY, Observer};
+pub use tls::Certificates;
 
 #[cfg(test)]
-mod service_tests;
+mod tests;

@@ -61,7 +61,8 @@ impl Selection {
     }
 
     /// Picks from `items` (oldest first) what is asked for, oldest first. `admit` filters; it
-    /// is called for no more items than needed.
+    /// is called for no more items than needed. In order of time, also where a clock that was set
+    /// back made that another than the order of arrival.
     ///
     /// `since` wins over `number`, which then limits nothing unless counted from the first.
     pub fn pick<T>(
@@ -80,10 +81,13 @@ impl Selection {
             _ => usize::MAX,
         };
         if self.first {
-            return items.filter_map(admitted).take(limit).collect();
+            let mut picked: Vec<_> = items.filter_map(admitted).take(limit).collect();
+            picked.sort_by_key(response_time);
+            return picked;
         }
         let mut picked: Vec<_> = items.rev().filter_map(admitted).take(limit).collect();
         picked.reverse();
+        picked.sort_by_key(response_time);
         picked
     }
 }

@@ -5,11 +5,18 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
-use tonic::transport::server::Router;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::body::Body;
+use tonic::codegen::http::{HeaderValue, Response};
+use tonic::transport::server::{Router, TcpIncoming};
+use tower::layer::util::{Identity, Stack};
+use tower::util::MapResponseLayer;
 
+use super::listen;
 use super::state::Observer;
 use crate::sink::proto::node::checks_server::ChecksServer;
 use crate::sink::proto::node::drops_server::DropsServer;
@@ -22,6 +29,14 @@ use crate::sink::proto::peer::peer_server::PeerServer;
 
 /// Name under which stock clients ask for the health of the server.
 const HEALTH_NAME: &str = "hubble.server.Observer";
+
+/// Response header by which stock clients learn the version. They warn of one whose minor number
+/// is above their own, so it is the number alone.
+const VERSION_HEADER: &str = "hubble-server-version";
+
+/// How often a silent client is asked for a sign of life, and how long it has for that: a relay
+/// whose node is gone is not sent flows for ever.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 
 /// Who runs the agent, and the group they choose, may talk to it.
 const SOCKET_MODE: u32 = 0o660;
@@ -90,23 +105,41 @@ pub async fn serve_unix(
     Ok(served?)
 }
 
-/// Serves on TCP until `shutdown`.
+/// Listens on the network.
 ///
 /// # Errors
-/// When the address cannot be listened on, or the server fails.
+/// When the address cannot be listened on.
+pub async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, Error> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| Error::Address { address, source })
+}
+
+/// Serves on a listener that [`bind_tcp`] made until `shutdown`, with TLS if the server's
+/// configuration has a certificate.
+///
+/// # Errors
+/// When the server fails.
 pub async fn serve_tcp(
-    address: SocketAddr,
+    listener: TcpListener,
     observer: Observer,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Address { address, source })?;
     let router = router(&observer).await;
-    let incoming = TcpListenerStream::new(listener);
-    Ok(router
-        .serve_with_incoming_shutdown(incoming, ending(observer, shutdown))
-        .await?)
+    let network = observer.config().network.as_ref();
+    let certificates = network
+        .and_then(|network| network.tls.as_ref())
+        .map(Arc::clone);
+    let ending = ending(observer, shutdown);
+    Ok(match certificates {
+        Some(certificates) => {
+            let incoming = listen::encrypted(listener, certificates);
+            router.serve_with_incoming_shutdown(incoming, ending).await
+        }
+        None => {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            router.serve_with_incoming_shutdown(incoming, ending).await
+        }
+    }?)
 }
 
 /// A graceful stop waits for streams, and those that follow never end by themselves.
@@ -115,12 +148,25 @@ async fn ending(observer: Observer, shutdown: impl Future<Output = ()>) {
     observer.close();
 }
 
-async fn router(observer: &Observer) -> Router {
+/// Puts the version into every answer.
+type Versioned = MapResponseLayer<fn(Response<Body>) -> Response<Body>>;
+
+fn versioned(mut response: Response<Body>) -> Response<Body> {
+    let version = HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
+    response.headers_mut().insert(VERSION_HEADER, version);
+    response
+}
+
+async fn router(observer: &Observer) -> Router<Stack<Versioned, Identity>> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter
         .set_service_status(HEALTH_NAME, tonic_health::ServingStatus::Serving)
         .await;
+    let layer: Versioned = MapResponseLayer::new(versioned);
     tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .layer(layer)
         .add_service(health)
         .add_service(ObserverServer::new(observer.clone()))
         .add_service(PeerServer::new(observer.clone()))

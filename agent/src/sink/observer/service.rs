@@ -1,9 +1,9 @@
-//! The gRPC services: `observer.Observer`, `peer.Peer`, `nodescope.v1.Node`.
+//! The gRPC services `observer.Observer` and `nodescope.v1.Node`.
 
 use std::pin::Pin;
 use std::time::SystemTime;
 
-use futures::{Stream, StreamExt as _};
+use futures::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -18,9 +18,8 @@ use crate::sink::proto::observer::{
     GetAgentEventsRequest, GetAgentEventsResponse, GetDebugEventsRequest, GetDebugEventsResponse,
     GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest, GetNamespacesResponse,
     GetNodesRequest, GetNodesResponse, Namespace, Node, ServerStatusRequest, ServerStatusResponse,
+    Tls,
 };
-use crate::sink::proto::peer::peer_server::Peer as PeerService;
-use crate::sink::proto::peer::{ChangeNotification, ChangeNotificationType, NotifyRequest};
 use crate::sink::proto::relay::NodeState;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -68,16 +67,20 @@ impl ObserverService for Observer {
         _: Request<GetNodesRequest>,
     ) -> Result<Response<GetNodesResponse>, Status> {
         let (num_flows, max_flows, seen_flows) = self.counts();
+        let own = self.own_peer();
         let node = Node {
             name: self.config().node.clone(),
             version: VERSION.to_owned(),
-            address: self.config().address.clone(),
+            address: own.address,
+            tls: Some(Tls {
+                enabled: own.server_name.is_some(),
+                server_name: own.server_name.unwrap_or_default(),
+            }),
             state: NodeState::NodeConnected.into(),
             uptime_ns: self.uptime_ns(),
             num_flows,
             max_flows,
             seen_flows,
-            ..Node::default()
         };
         Ok(Response::new(GetNodesResponse { nodes: vec![node] }))
     }
@@ -110,7 +113,10 @@ impl ObserverService for Observer {
             uptime_ns: self.uptime_ns(),
             version: VERSION.to_owned(),
             flows_rate: self.rate(SystemTime::now()),
-            ..ServerStatusResponse::default()
+            // Behind this server is its own node.
+            num_connected_nodes: Some(1),
+            num_unavailable_nodes: Some(0),
+            unavailable_nodes: Vec::new(),
         }))
     }
 }
@@ -119,33 +125,6 @@ impl Observer {
     /// Nanoseconds since the start; 584 years fit.
     fn uptime_ns(&self) -> u64 {
         u64::try_from(self.uptime().as_nanos()).unwrap_or(u64::MAX)
-    }
-}
-
-#[tonic::async_trait]
-impl PeerService for Observer {
-    type NotifyStream = Answers<ChangeNotification>;
-
-    /// This node, then nothing more: the stream stays open until either side goes.
-    async fn notify(
-        &self,
-        _: Request<NotifyRequest>,
-    ) -> Result<Response<Self::NotifyStream>, Status> {
-        let this = ChangeNotification {
-            name: self.config().node.clone(),
-            address: self.config().address.clone(),
-            r#type: ChangeNotificationType::PeerAdded.into(),
-            tls: None,
-        };
-        let mut closing = self.watch_closing();
-        let until_closing = async move {
-            // An error means that the server is gone, which is an end as well.
-            let _ = closing.wait_for(|closing| *closing).await;
-        };
-        let stream = futures::stream::iter([Ok(this)])
-            .chain(futures::stream::pending())
-            .take_until(until_closing);
-        Ok(Response::new(Box::pin(stream)))
     }
 }
 

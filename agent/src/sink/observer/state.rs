@@ -1,6 +1,7 @@
 //! What the server knows: recent flows, namespaces, when it started.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,7 +10,9 @@ use tokio::sync::watch;
 use super::drops::DropsService;
 use super::insights::Insights;
 use super::nat::NatService;
+use super::peers::Network;
 use super::ring::{Batch, Ring};
+use crate::cluster::Agents;
 use crate::engine::Status;
 use crate::flow::{Flow, Identity};
 use crate::insight::drops::Losses;
@@ -32,9 +35,8 @@ const RATE_WINDOW: Duration = Duration::from_secs(60);
 pub struct Config {
     /// Name of the node.
     pub node: String,
-    /// Where a relay reaches this server: `IP` or `IP:port`; empty when only the local socket
-    /// is served.
-    pub address: String,
+    /// The API on the network; `None` when only the local socket is served.
+    pub network: Option<Network>,
     /// Recent flows to keep, see [`DEFAULT_CAPACITY`].
     pub capacity: usize,
 }
@@ -57,6 +59,10 @@ struct Shared {
     drops: OnceLock<DropsService>,
     /// Services and checks, where an agent keeps what they take.
     insights: OnceLock<Insights>,
+    /// Agents of the cluster, where the API tells.
+    agents: OnceLock<watch::Receiver<Arc<Agents>>>,
+    /// Flows that slow readers did not get, each reader counted.
+    missed: AtomicU64,
     /// Turns true when streams have to end.
     closing: watch::Sender<bool>,
 }
@@ -86,6 +92,8 @@ impl Observer {
             nat: OnceLock::new(),
             drops: OnceLock::new(),
             insights: OnceLock::new(),
+            agents: OnceLock::new(),
+            missed: AtomicU64::new(0),
             closing: watch::Sender::new(false),
         }))
     }
@@ -116,6 +124,32 @@ impl Observer {
             .drops
             .get_or_init(|| DropsService::new(node, losses, statuses));
         self
+    }
+
+    /// Tells relays of these agents, too; of several the first counts.
+    #[must_use]
+    pub fn with_agents(self, agents: watch::Receiver<Arc<Agents>>) -> Self {
+        self.0.agents.get_or_init(|| agents);
+        self
+    }
+
+    pub(super) fn watch_agents(&self) -> watch::Receiver<Arc<Agents>> {
+        let none = || watch::channel(Arc::default()).1;
+        self.0.agents.get().cloned().unwrap_or_else(none)
+    }
+
+    pub(super) fn agents(&self) -> Arc<Agents> {
+        let known = self.0.agents.get();
+        known.map_or_else(Arc::default, |known| Arc::clone(&known.borrow()))
+    }
+
+    /// Flows that slow readers were told they missed, all readers together.
+    pub fn missed(&self) -> u64 {
+        self.0.missed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_missed(&self, flows: u64) {
+        self.0.missed.fetch_add(flows, Ordering::Relaxed);
     }
 
     pub(super) fn drops(&self) -> Option<&DropsService> {

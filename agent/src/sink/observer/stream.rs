@@ -72,6 +72,7 @@ impl Stream {
             let batch = self.observer.read(next, PORTION);
             next = batch.next;
             if batch.lost > 0 {
+                self.observer.note_missed(batch.lost);
                 self.send(self.lost(batch.lost)).await?;
             }
             let waiting = batch.items.is_empty();

@@ -13,7 +13,9 @@ use crate::engine::{HookStatus, Status};
 use crate::flow::Direction;
 use crate::insight::checks::Conntrack;
 use crate::insight::nat::Translations;
-use crate::sink::log::FlowLog;
+
+/// Records that a sink could not pass on since the start: its name as a kind, and how to ask.
+pub type Lost = (&'static str, Box<dyn Fn() -> u64 + Send>);
 
 /// Where the values come from.
 pub struct Sources {
@@ -25,8 +27,8 @@ pub struct Sources {
     pub errors: Arc<WatchErrors>,
     /// Open connections with their translation.
     pub translations: Translations,
-    /// The flow log, where there is one.
-    pub log: Option<FlowLog>,
+    /// What sinks could not pass on.
+    pub lost: Vec<Lost>,
 }
 
 /// Keeps the agent's own metrics up to date, until the engine ends.
@@ -50,8 +52,8 @@ pub async fn feed(metrics: Arc<Metrics>, mut sources: Sources) {
         if let Ok(table) = Conntrack::read() {
             own.set_conntrack(table.entries, table.limit);
         }
-        if let Some(log) = &sources.log {
-            own.set_events_lost("flow_log", log.lost());
+        for (kind, lost) in &sources.lost {
+            own.set_events_lost(kind, lost());
         }
         metrics.expire(&inventory, Instant::now());
     }

@@ -40,7 +40,7 @@ use crate::flow::Flow;
 use crate::insight::dns::Outcome;
 use crate::insight::probes::{Ended, LocalEndpoints};
 
-pub use feed::{Sources, feed};
+pub use feed::{Lost, Sources, feed};
 pub use labels::{FlowLabel, FlowLabels};
 pub use openmetrics::Format;
 pub use own::SelfMetrics;
