@@ -13,6 +13,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::outlets::{self, Outlets};
 use super::{flow_log, nat_source, probing, serving};
 use crate::cluster::{self, Inventory, Local};
 use crate::config::{AgentArgs, AttachBy, Config, KubeSource, LogFormat, MetricLabel, NatSource};
@@ -27,7 +28,7 @@ use crate::node::{self, InterfaceFilter, NodeView};
 use crate::sink::describe::{Describer, NodeFacts};
 use crate::sink::log::{Choice, FlowLog};
 use crate::sink::observer::{self, Observer};
-use crate::sink::prometheus::{FlowLabel, FlowLabels, Lost, Metrics, Options, Sources};
+use crate::sink::prometheus::{FlowLabel, FlowLabels, Metrics, Options, Sources};
 use crate::{datapath, engine, sink};
 
 /// How often the kernel's table is drained: what a flow can be late by when its event was lost.
@@ -154,12 +155,20 @@ async fn agent(config: Config, choice: Choice) -> anyhow::Result<()> {
     metrics
         .own()
         .set_build_info(env!("CARGO_PKG_VERSION"), &kernel_release());
+    let (otlp, exporter) = outlets::otlp(config.otlp.as_ref(), &node, &metrics)?;
+    let room = log.clone();
+    let outlets = Outlets {
+        observer,
+        log,
+        otlp,
+        metrics: Arc::clone(&metrics),
+    };
     let sources = Sources {
         statuses: statuses.clone(),
         inventory: cluster.shared(),
         errors: cluster.errors(),
         translations: translations.clone(),
-        lost: lost(&observer, log.clone()),
+        lost: outlets.lost(),
     };
     metrics.know_services(cluster.shared());
     tokio::spawn(sink::prometheus::feed(Arc::clone(&metrics), sources));
@@ -180,7 +189,6 @@ async fn agent(config: Config, choice: Choice) -> anyhow::Result<()> {
     };
     tokio::spawn(probing::feed(probes.clone(), feed));
     tracing::info!(node = %node, socket = %config.socket.display(), "observing");
-    let room = log.clone();
     let emit = emitter(
         watch.subscribe(),
         &config.node_name,
@@ -191,9 +199,7 @@ async fn agent(config: Config, choice: Choice) -> anyhow::Result<()> {
             here,
             losses,
         },
-        observer,
-        log,
-        metrics,
+        outlets,
     );
     let intervals = Intervals {
         drain: DRAIN.min(config.flow_interval),
@@ -209,6 +215,9 @@ async fn agent(config: Config, choice: Choice) -> anyhow::Result<()> {
     tracing::info!("stopped");
     if let Some(writer) = writer {
         writer.finish().await;
+    }
+    if let Some(exporter) = exporter {
+        exporter.finish().await;
     }
     drop(api);
     let _ = std::fs::remove_file(&config.socket);
@@ -257,9 +266,7 @@ fn emitter(
     name: &str,
     inventory: Arc<ArcSwap<Inventory>>,
     meaning: Meaning,
-    observer: Observer,
-    log: Option<FlowLog>,
-    metrics: Arc<Metrics>,
+    outlets: Outlets,
 ) -> impl FnMut(Flow) -> Arc<Flow> + Send + use<> {
     let name = name.to_owned();
     let here = move |view: &NodeView| (Local::new(&name, view), node::model(view, None).kind);
@@ -281,14 +288,10 @@ fn emitter(
         let flow = Arc::new(flow);
         meaning.here.observe(&flow, &inventory, &local);
         meaning.losses.observe(&flow);
-        metrics.observe([&*flow]);
         if let Some(outcome) = meaning.here.dns_outcome(&flow) {
-            metrics.observe_dns(&outcome);
+            outlets.metrics.observe_dns(&outcome);
         }
-        if let Some(log) = &log {
-            log.push([Arc::clone(&flow)]);
-        }
-        observer.push([Arc::clone(&flow)]);
+        outlets.take(&flow);
         flow
     }
 }
@@ -354,16 +357,6 @@ fn metric_options(config: &Config) -> Options {
         max_series: usize::try_from(config.metrics_max_series).unwrap_or(usize::MAX),
         expiry: config.metrics_expiry,
     }
-}
-
-/// What sinks could not pass on, by kind.
-fn lost(observer: &Observer, log: Option<FlowLog>) -> Vec<Lost> {
-    let observer = observer.clone();
-    let mut all: Vec<Lost> = vec![("hubble_reader", Box::new(move || observer.missed()))];
-    if let Some(log) = log {
-        all.push(("flow_log", Box::new(move || log.lost())));
-    }
-    all
 }
 
 /// Listens now, so that a taken address is an error at the start; serves until the stop.

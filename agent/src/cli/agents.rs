@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use hyper_util::rt::TokioIo;
 use tokio::sync::OnceCell;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Uri};
 use tower::service_fn;
 
 use super::failure::tell;
@@ -34,6 +34,8 @@ struct Inner {
     name: String,
     node: Option<String>,
     way: Way,
+    /// TLS, on TCP and through a port-forward.
+    tls: Option<ClientTlsConfig>,
     channel: OnceCell<Channel>,
 }
 
@@ -74,8 +76,19 @@ impl Agent {
             name,
             node,
             way,
+            tls: None,
             channel: OnceCell::new(),
         }))
+    }
+
+    /// The same agent, spoken to over TLS if there is a configuration for it.
+    #[must_use]
+    pub fn over(mut self, tls: Option<ClientTlsConfig>) -> Self {
+        // Nobody else has it yet; who had would go on as before.
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.tls = tls;
+        }
+        self
     }
 
     /// The name of its node, where that is known before it is asked.
@@ -94,7 +107,7 @@ impl Agent {
 
     async fn connect(&self) -> anyhow::Result<Channel> {
         match &self.0.way {
-            Way::Address(address) => connect(address).await,
+            Way::Address(address) => connect(address, self.0.tls.as_ref()).await,
             Way::Pod(pod) => {
                 if let Some(down) = &pod.down {
                     bail!(
@@ -110,7 +123,11 @@ impl Agent {
 
     async fn forward(&self, pod: &AgentPod) -> anyhow::Result<Channel> {
         let (every, patience) = TUNNEL_KEEPALIVE;
-        let endpoint = Endpoint::from_static("http://agent")
+        let endpoint = match &self.0.tls {
+            None => Endpoint::from_static("http://agent"),
+            Some(tls) => Endpoint::from_static("https://agent").tls_config(tls.clone())?,
+        };
+        let endpoint = endpoint
             .http2_keep_alive_interval(every)
             .keep_alive_timeout(patience);
         let pod = pod.clone();
@@ -128,8 +145,8 @@ impl Agent {
 }
 
 /// Connects to an address.
-async fn connect(address: &str) -> anyhow::Result<Channel> {
-    let endpoint = endpoint(address)?
+async fn connect(address: &str, tls: Option<&ClientTlsConfig>) -> anyhow::Result<Channel> {
+    let endpoint = endpoint(address, tls)?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_keepalive(Some(TCP_KEEPALIVE));
     // The timeout of the endpoint covers TCP; this one also a peer that accepts and is silent.
@@ -143,7 +160,8 @@ async fn connect(address: &str) -> anyhow::Result<Channel> {
     }
 }
 
-fn endpoint(address: &str) -> anyhow::Result<Endpoint> {
+fn endpoint(address: &str, tls: Option<&ClientTlsConfig>) -> anyhow::Result<Endpoint> {
+    let local = address.starts_with("unix:");
     let uri = if let Some(path) = address.strip_prefix("unix:") {
         if !path.trim_start_matches("//").starts_with('/') {
             bail!("{address}: the path of a socket starts with /: write unix:///PATH");
@@ -160,11 +178,20 @@ fn endpoint(address: &str) -> anyhow::Result<Endpoint> {
         if host.is_empty() || host.contains('/') {
             bail!("{address}: not an agent's address: write unix:///PATH or HOST:PORT");
         }
-        format!("http://{host_port}")
+        format!(
+            "{}://{host_port}",
+            if tls.is_some() { "https" } else { "http" }
+        )
     };
-    Endpoint::from_shared(uri).with_context(|| {
+    let endpoint = Endpoint::from_shared(uri).with_context(|| {
         format!("{address}: not an agent's address: write unix:///PATH or HOST:PORT")
-    })
+    })?;
+    match tls.filter(|_| !local) {
+        Some(tls) => endpoint
+            .tls_config(tls.clone())
+            .map_err(|error| anyhow!("{address}: TLS: {}", root_cause(&error))),
+        None => Ok(endpoint),
+    }
 }
 
 /// What the system said, without the layers that passed it on.
@@ -256,7 +283,7 @@ mod tests {
             "localhost:4244",
             "[::1]:4244",
         ] {
-            assert!(endpoint(good).is_ok(), "{good}");
+            assert!(endpoint(good, None).is_ok(), "{good}");
         }
         for bad in [
             "",
@@ -267,7 +294,7 @@ mod tests {
             ":4244",
             "a/b:1",
         ] {
-            assert!(endpoint(bad).is_err(), "{bad}");
+            assert!(endpoint(bad, None).is_err(), "{bad}");
         }
     }
 }

@@ -21,6 +21,7 @@ mod node;
 mod node_pods;
 mod notes;
 mod observe;
+mod outlets;
 mod output;
 mod path;
 mod path_end;
@@ -37,6 +38,7 @@ mod services_show;
 mod serving;
 mod table;
 mod time;
+mod tls;
 
 use std::process::ExitCode;
 

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::agents::{Agent, ask_each, refusal};
 use super::failure::tell;
+use super::tls::Tls;
 use crate::cluster::{self, AGENT_LABEL};
 use crate::sink::observer::filter::glob;
 use crate::sink::proto::observer::GetNodesRequest;
@@ -41,6 +42,8 @@ pub struct Servers {
     /// Only what this node (a glob) sees; may be given several times
     #[arg(long = "node", value_delimiter = ',', value_name = "NAME")]
     pub nodes: Vec<String>,
+    #[command(flatten)]
+    pub tls: Tls,
 }
 
 impl Servers {
@@ -61,6 +64,8 @@ impl Servers {
     /// # Errors
     /// When there is none, or the cluster does not tell.
     pub async fn everywhere(&self) -> anyhow::Result<Vec<Agent>> {
+        let tls = self.tls.config()?;
+        let over = |agent: Agent| agent.over(tls.clone());
         let by_cluster = self.kubeconfig.is_some() || self.context.is_some();
         let mut addresses = self.addresses.clone();
         if addresses.is_empty() && !by_cluster {
@@ -69,7 +74,7 @@ impl Servers {
             addresses.extend(named.map(str::to_owned));
         }
         if !addresses.is_empty() {
-            return Ok(addresses.into_iter().map(Agent::at).collect());
+            return Ok(addresses.into_iter().map(Agent::at).map(over).collect());
         }
         if !by_cluster && Path::new(LOCAL_SOCKET).exists() {
             return Ok(vec![Agent::at(format!("unix://{LOCAL_SOCKET}"))]);
@@ -90,7 +95,7 @@ impl Servers {
                 kubeconfig.display()
             );
         }
-        Ok(pods.into_iter().map(Agent::behind).collect())
+        Ok(pods.into_iter().map(Agent::behind).map(over).collect())
     }
 }
 

@@ -8,8 +8,8 @@ use clap::builder::RangedU64ValueParser;
 use ipnet::IpNet;
 
 use super::values::{
-    AttachBy, Bpffs, Interval, KubeChoice, Listen, LogFormat, LogLevel, LogTarget, MetricLabel,
-    NatSource, Size, Timeouts,
+    AttachBy, Bpffs, CollectorUrl, Interval, KubeChoice, Listen, LogFormat, LogLevel, LogTarget,
+    MetricLabel, NatSource, OtlpProtocol, Size, Timeouts,
 };
 
 /// Largest flow table: 2^24 conversations a hook, some gigabytes of kernel memory.
@@ -124,6 +124,19 @@ pub struct AgentArgs {
         allow_hyphen_values = true
     )]
     pub flow_log_exclude: Option<Vec<String>>,
+
+    /// Send flow records and metrics to an OpenTelemetry collector: its URL
+    #[arg(long, value_name = "URL", env = "NODESCOPE_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<CollectorUrl>,
+
+    /// How the collector is spoken to [default: grpc]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "PROTOCOL",
+        env = "NODESCOPE_OTLP_PROTOCOL"
+    )]
+    pub otlp_protocol: Option<OtlpProtocol>,
 
     /// Where translations are read from [default: auto]
     #[arg(long, value_enum, value_name = "SOURCE", env = "NODESCOPE_NAT_SOURCE")]
@@ -243,7 +256,7 @@ impl AgentArgs {
             config, node_name, kubeconfig, interfaces, exclude_interfaces, max_connections,
             flow_interval, idle_timeout, listen_metrics, socket, listen_hubble, tls_cert, tls_key,
             tls_client_ca, insecure_listen, flow_log, flow_log_max_size, flow_log_max_files,
-            flow_log_include, flow_log_exclude, nat_source, capture_dns, probe_sources, pod_cidr,
+            flow_log_include, flow_log_exclude, otlp_endpoint, otlp_protocol, nat_source, capture_dns, probe_sources, pod_cidr,
             node_cidr, service_cidr, non_masquerade_cidr, bpffs, attach, detach_on_exit, detach,
             metrics_labels, metrics_max_series, metrics_expiry, log_format, log_level,
         )

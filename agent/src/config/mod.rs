@@ -15,10 +15,10 @@ use ipnet::IpNet;
 
 pub use args::AgentArgs;
 pub use file::FileError;
-pub use settings::{Cidrs, Config, FlowLog, Hubble, IdleTimeout, KubeSource, Tls};
+pub use settings::{Cidrs, Collector, Config, FlowLog, Hubble, IdleTimeout, KubeSource, Tls};
 pub use values::{
-    AttachBy, Bpffs, Interval, KubeChoice, Listen, LogFormat, LogLevel, LogTarget, MetricLabel,
-    NatSource, Size, Timeouts,
+    AttachBy, Bpffs, CollectorUrl, Interval, KubeChoice, Listen, LogFormat, LogLevel, LogTarget,
+    MetricLabel, NatSource, OtlpProtocol, Size, Timeouts,
 };
 
 /// Where the CLI finds the agent of its node.
@@ -156,6 +156,10 @@ impl Config {
             socket: args.socket.unwrap_or_else(|| DEFAULT_SOCKET.into()),
             hubble,
             flow_log,
+            otlp: args.otlp_endpoint.map(|CollectorUrl(url)| Collector {
+                url,
+                protocol: args.otlp_protocol.unwrap_or_default(),
+            }),
             nat_source: args.nat_source.unwrap_or_default(),
             capture_dns: args.capture_dns.unwrap_or(false),
             probe_sources: args.probe_sources.unwrap_or_else(|| vec![AZURE_PLATFORM]),

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::values::{AttachBy, LogFormat, LogLevel, LogTarget, MetricLabel, NatSource};
+use super::values::{
+    AttachBy, LogFormat, LogLevel, LogTarget, MetricLabel, NatSource, OtlpProtocol,
+};
 
 /// How the agent finds the Kubernetes API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +67,15 @@ pub struct FlowLog {
     pub exclude: Vec<String>,
 }
 
+/// The OpenTelemetry collector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collector {
+    /// Its URL.
+    pub url: String,
+    /// How it is spoken to.
+    pub protocol: OtlpProtocol,
+}
+
 /// Address ranges that take the place of what is discovered; none means: discover.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cidrs {
@@ -103,6 +114,8 @@ pub struct Config {
     pub hubble: Option<Hubble>,
     /// The flow log.
     pub flow_log: Option<FlowLog>,
+    /// Where flow records and metrics are sent.
+    pub otlp: Option<Collector>,
     /// Where translations are read from.
     pub nat_source: NatSource,
     /// Whether names are read out of DNS packets.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use axum::http::Uri;
 use bytesize::ByteSize;
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
@@ -182,6 +183,33 @@ impl FromStr for LogTarget {
             file => Ok(Self::File(file.into())),
         }
     }
+}
+
+/// The URL of an OpenTelemetry collector, `http` or `https`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectorUrl(pub String);
+
+impl FromStr for CollectorUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let url: Option<Uri> = text.parse().ok();
+        let known = |url: &Uri| matches!(url.scheme_str(), Some("http" | "https"));
+        match url.filter(known).and_then(|url| url.host().map(str::len)) {
+            Some(1..) => Ok(Self(text.to_owned())),
+            _ => Err("write a URL such as http://HOST:4317".to_owned()),
+        }
+    }
+}
+
+/// How an OpenTelemetry collector is spoken to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OtlpProtocol {
+    /// gRPC.
+    #[default]
+    Grpc,
+    /// Protobuf in HTTP requests, to URL/v1/logs and URL/v1/metrics.
+    Http,
 }
 
 /// Where the agent reads translations from.

@@ -6,7 +6,7 @@
 
 mod choice;
 mod file;
-mod line;
+pub(super) mod line;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

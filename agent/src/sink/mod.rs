@@ -1,4 +1,4 @@
-//! Where flows go: metrics, flow log, Hubble gRPC.
+//! Where flows go: metrics, flow log, Hubble gRPC, OTLP.
 
 pub mod describe;
 #[cfg(test)]
@@ -7,5 +7,6 @@ pub mod json;
 pub mod log;
 pub mod names;
 pub mod observer;
+pub mod otlp;
 pub mod prometheus;
 pub mod proto;

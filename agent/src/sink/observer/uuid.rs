@@ -1,12 +1,13 @@
 //! The id of a record: the same wherever the record is read, and nobody else's.
 
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use crate::flow::Flow;
 use crate::sink::names;
 
 /// A UUID of version 8 (RFC 9562, section 5.8) from what makes a record one of its kind: node,
-/// connection, event and time, and of a loss its reason and place.
+/// connection, event and time, and of a loss the way it went, its reason and place.
 pub(super) fn of(flow: &Flow) -> String {
     let since_epoch = flow.time.duration_since(SystemTime::UNIX_EPOCH);
     let nanos = since_epoch.unwrap_or_default().as_nanos();
@@ -16,6 +17,11 @@ pub(super) fn of(flow: &Flow) -> String {
     hash.add(names::event(flow.event).as_bytes());
     hash.add(&nanos.to_be_bytes());
     if let Some(drop) = &flow.drop {
+        // Both directions of a connection can lose packets at one place.
+        for end in [flow.tuple.source, flow.tuple.destination] {
+            hash.add(&address(end.ip()).to_be_bytes());
+            hash.add(&end.port().to_be_bytes());
+        }
         hash.add(drop.reason.as_bytes());
         hash.add(drop.hook().as_bytes());
     }
@@ -30,6 +36,14 @@ pub(super) fn of(flow: &Flow) -> String {
         &hex[20..],
     ];
     parts.join("-")
+}
+
+/// An IPv4 address as the IPv6 address that stands for it (RFC 4291, section 2.5.5.2).
+fn address(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(ip) => ip.to_bits(),
+    }
 }
 
 /// 128-bit FNV-1a (draft-eastlake-fnv, section 5: offset basis and prime).
@@ -52,8 +66,28 @@ impl Fnv128 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::flow::{Direction, Drop, Event};
     use crate::sink::fixture::{at, masqueraded, pod_to_pod};
+
+    /// Packets that died, of one direction or the other.
+    fn lost(reply: bool) -> Flow {
+        let mut flow = pod_to_pod();
+        flow.event = Event::Drop;
+        flow.drop = Some(Drop {
+            reason: "OTHERHOST".into(),
+            interface: "cbr0".into(),
+            in_pod: false,
+            direction: Direction::Ingress,
+            function: None,
+        });
+        if reply {
+            std::mem::swap(&mut flow.tuple.source, &mut flow.tuple.destination);
+        }
+        flow
+    }
 
     #[test]
     fn is_a_uuid_of_version_8() {
@@ -69,9 +103,9 @@ mod tests {
         assert_eq!(of(&pod_to_pod()), of(&pod_to_pod()));
         let mut later = pod_to_pod();
         later.time = at(101);
-        let mut ids = vec![of(&pod_to_pod()), of(&masqueraded()), of(&later)];
-        ids.sort();
-        ids.dedup();
-        assert_eq!(ids.len(), 3);
+        let (forward, reply) = (lost(false), lost(true));
+        let all = [pod_to_pod(), masqueraded(), later, forward, reply];
+        let ids: BTreeSet<_> = all.iter().map(of).collect();
+        assert_eq!(ids.len(), all.len());
     }
 }

@@ -33,6 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use prometheus::proto::MetricFamily;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 
 use crate::cluster::Inventory;
@@ -185,12 +186,17 @@ impl Metrics {
     }
 
     /// All metrics as they are now.
+    pub fn families(&self) -> Vec<MetricFamily> {
+        self.own.look_at_process();
+        self.registry.gather()
+    }
+
+    /// The same as text.
     ///
     /// # Errors
     /// When a metric cannot be written, which is a mistake in this build.
     pub fn text(&self, format: Format) -> Result<Vec<u8>, Error> {
-        self.own.look_at_process();
-        let families = self.registry.gather();
+        let families = self.families();
         if format == Format::OpenMetrics {
             return Ok(openmetrics::write(&families).into_bytes());
         }

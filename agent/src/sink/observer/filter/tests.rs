@@ -186,6 +186,19 @@ fn services_workloads_identities_labels() -> Result<(), Error> {
         ..FlowFilter::default()
     };
     assert_eq!(which(filter)?, [false, true, false, false]);
+    let filter = FlowFilter {
+        source_identity: vec![1, 2],
+        ..FlowFilter::default()
+    };
+    assert_eq!(which(filter)?, [false, false, false, true]);
+    let filter = FlowFilter {
+        destination_workload: vec![Workload {
+            name: "db".to_owned(),
+            kind: "Deployment".to_owned(),
+        }],
+        ..FlowFilter::default()
+    };
+    assert_eq!(which(filter)?, [true, false, true, false]);
     Ok(())
 }
 
@@ -278,6 +291,13 @@ fn verdicts_and_replies() -> Result<(), Error> {
     assert_eq!(which(verdict(Verdict::Forwarded))?, ALL);
     assert!(passes(verdict(Verdict::Dropped), &dropped)?);
     assert!(!passes(verdict(Verdict::Forwarded), &dropped)?);
+    // A reason is asked for of drops only, the unknown one too.
+    let reason = FlowFilter {
+        drop_reason_desc: vec![0],
+        ..FlowFilter::default()
+    };
+    assert_eq!(which(reason.clone())?, NONE);
+    assert!(passes(reason, &dropped)?);
     let reply = |reply| FlowFilter {
         reply: vec![reply],
         ..FlowFilter::default()

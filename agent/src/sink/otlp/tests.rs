@@ -1,0 +1,443 @@
+//! What a collector gets, over both protocols, and what becomes of what it does not take.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse as _;
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{
+    LogsService, LogsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::logs::v1::{
+    ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point;
+use prost::Message as _;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+use super::{Exporter, Limits, Otlp, Protocol, Receiver, start};
+use crate::flow::{Event, Flow};
+use crate::sink::fixture::{at, masqueraded, ping, pod_to_pod, through_service};
+use crate::sink::log::line;
+use crate::sink::observer::convert;
+use crate::sink::prometheus::{Metrics, Options};
+
+type Tested = anyhow::Result<()>;
+
+/// Nothing here takes long; what hangs has to fail.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const QUICK: Limits = Limits {
+    queue: 64,
+    batch: 16,
+    gather: Duration::from_millis(20),
+    patience: PATIENCE,
+    pauses: (Duration::from_millis(10), Duration::from_millis(50)),
+    metrics: Duration::from_millis(50),
+};
+
+/// What a collector says to the next requests with records; when there is nothing left to say it
+/// takes them.
+enum Say {
+    /// Come again.
+    Later,
+    /// Never come again with this.
+    Never,
+    /// Taken, but for so many.
+    But(i64),
+}
+
+#[derive(Clone, Default)]
+struct Collector(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    logs: Mutex<Vec<ExportLogsServiceRequest>>,
+    metrics: Mutex<Vec<ExportMetricsServiceRequest>>,
+    say: Mutex<Vec<Say>>,
+    tries: AtomicUsize,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Collector {
+    fn take(&self, request: ExportLogsServiceRequest) -> Result<ExportLogsServiceResponse, Say> {
+        self.0.tries.fetch_add(1, Ordering::Relaxed);
+        let rejected_log_records = match locked(&self.0.say).pop() {
+            Some(say @ (Say::Later | Say::Never)) => return Err(say),
+            Some(Say::But(count)) => count,
+            None => 0,
+        };
+        locked(&self.0.logs).push(request);
+        Ok(ExportLogsServiceResponse {
+            partial_success: Some(ExportLogsPartialSuccess {
+                rejected_log_records,
+                error_message: String::new(),
+            }),
+        })
+    }
+
+    fn records(&self) -> Vec<LogRecord> {
+        let logs = locked(&self.0.logs);
+        let resources = logs.iter().flat_map(|request| &request.resource_logs);
+        let scopes = resources.flat_map(|resource| &resource.scope_logs);
+        scopes.flat_map(|scope| scope.log_records.clone()).collect()
+    }
+
+    /// Waits until it has so many records.
+    async fn has(&self, count: usize) -> anyhow::Result<Vec<LogRecord>> {
+        until(|| self.records().len() >= count)
+            .await
+            .context("no more records")?;
+        Ok(self.records())
+    }
+
+    /// Serves until the task is ended.
+    async fn serve(
+        &self,
+        protocol: Protocol,
+        address: SocketAddr,
+    ) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let own = self.clone();
+        let task = tokio::spawn(async move {
+            let served = match protocol {
+                Protocol::Grpc => tonic::transport::Server::builder()
+                    .add_service(LogsServiceServer::new(own.clone()))
+                    .add_service(MetricsServiceServer::new(own))
+                    .serve_with_incoming(TcpListenerStream::new(listener))
+                    .await
+                    .map_err(anyhow::Error::from),
+                Protocol::Http => axum::serve(listener, own.routes())
+                    .await
+                    .map_err(Into::into),
+            };
+            assert!(served.is_ok(), "{served:?}");
+        });
+        Ok((address, task))
+    }
+
+    fn routes(self) -> axum::Router {
+        axum::Router::new()
+            .route("/base/v1/logs", axum::routing::post(http_logs))
+            .route("/base/v1/metrics", axum::routing::post(http_metrics))
+            .with_state(self)
+    }
+}
+
+#[tonic::async_trait]
+impl LogsService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        match self.take(request.into_inner()) {
+            Ok(answer) => Ok(Response::new(answer)),
+            Err(Say::Later) => Err(Status::unavailable("full")),
+            Err(_) => Err(Status::invalid_argument("never")),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        locked(&self.0.metrics).push(request.into_inner());
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+async fn http_logs(
+    State(own): State<Collector>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> axum::response::Response {
+    let kind = headers.get("content-type").map(|kind| kind.as_bytes());
+    let request = ExportLogsServiceRequest::decode(body);
+    let (Some(b"application/x-protobuf"), Ok(request)) = (kind, request) else {
+        return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
+    };
+    match own.take(request) {
+        Ok(answer) => answer.encode_to_vec().into_response(),
+        Err(Say::Later) => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "0")]).into_response(),
+        Err(_) => StatusCode::BAD_REQUEST.into_response(),
+    }
+}
+
+async fn http_metrics(State(own): State<Collector>, body: Bytes) -> StatusCode {
+    match ExportMetricsServiceRequest::decode(body) {
+        Ok(request) => {
+            locked(&own.0.metrics).push(request);
+            StatusCode::OK
+        }
+        Err(_) => StatusCode::BAD_REQUEST,
+    }
+}
+
+async fn until(condition: impl Fn() -> bool) -> anyhow::Result<()> {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    Ok(tokio::time::timeout(PATIENCE, waiting).await?)
+}
+
+fn any_port() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+fn sending(
+    address: SocketAddr,
+    protocol: Protocol,
+    limits: Limits,
+) -> anyhow::Result<(Otlp, Exporter, Arc<Metrics>)> {
+    let path = if protocol == Protocol::Http {
+        "/base"
+    } else {
+        ""
+    };
+    let receiver = Receiver::new(&format!("http://{address}{path}"), protocol)?;
+    let metrics = Arc::new(Metrics::new(&Options::default())?);
+    let (otlp, exporter) = start(&receiver, "node-1", Arc::clone(&metrics), limits);
+    Ok((otlp, exporter, metrics))
+}
+
+fn flow(second: u64) -> Arc<Flow> {
+    let mut flow = [pod_to_pod, masqueraded, ping, through_service][(second % 4) as usize]();
+    flow.time = at(second);
+    Arc::new(flow)
+}
+
+/// A value as the JSON that it was made from.
+fn json_of(value: &AnyValue) -> Value {
+    use any_value::Value as Kind;
+    match &value.value {
+        Some(Kind::BoolValue(flag)) => json!(flag),
+        Some(Kind::IntValue(whole)) => json!(whole),
+        Some(Kind::DoubleValue(number)) => json!(number),
+        Some(Kind::StringValue(text)) => json!(text),
+        Some(Kind::ArrayValue(list)) => list.values.iter().map(json_of).collect(),
+        Some(Kind::KvlistValue(fields)) => object(&fields.values),
+        _ => Value::Null,
+    }
+}
+
+fn object(fields: &[KeyValue]) -> Value {
+    let fields = fields.iter().map(|field| {
+        let value = field.value.as_ref().map_or(Value::Null, json_of);
+        (field.key.clone(), value)
+    });
+    Value::Object(fields.collect())
+}
+
+#[tokio::test]
+async fn records_are_those_of_the_flow_log_in_order_over_both_protocols() -> Tested {
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        let collector = Collector::default();
+        let (address, serving) = collector.serve(protocol, any_port()).await?;
+        let (otlp, exporter, _) = sending(address, protocol, QUICK)?;
+        let lost = otlp.lost();
+        otlp.push((0..40).map(flow));
+        for (second, record) in collector.has(40).await?.iter().enumerate() {
+            let flow = flow(second as u64);
+            let mut logged = Vec::new();
+            line::write(convert::response(&flow), &mut logged)?;
+            let body = record.body.as_ref().map(json_of);
+            assert_eq!(body, Some(serde_json::from_slice(&logged)?), "{protocol:?}");
+            assert_eq!(record.time_unix_nano, second as u64 * 1_000_000_000);
+            assert_eq!(record.event_name, "nodescope.flow");
+            let body = body.unwrap_or_default();
+            let attributes = object(&record.attributes);
+            assert_eq!(attributes["log.record.uid"], body["flow"]["uuid"]);
+        }
+        assert_eq!(lost(), 0);
+        let requests = locked(&collector.0.logs).len();
+        assert!(
+            (3..40).contains(&requests),
+            "{requests} requests for 40 records"
+        );
+        // What waits when the agent stops is sent.
+        otlp.push([flow(40)]);
+        drop(otlp);
+        exporter.finish().await;
+        assert_eq!(collector.records().len(), 41);
+        serving.abort();
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn attributes_have_the_names_of_the_conventions() -> Tested {
+    let mut dropped = pod_to_pod();
+    dropped.event = Event::Drop;
+    for (flow, wanted) in [
+        (
+            through_service(),
+            json!({
+                "source.address": "10.244.0.15", "source.port": 40_000,
+                "destination.address": "10.244.1.20", "destination.port": 5432,
+                "network.transport": "tcp", "network.type": "ipv4",
+                "network.interface.name": "eth0",
+                "source.k8s.namespace.name": "shop", "source.k8s.pod.name": "web-0",
+                "source.k8s.deployment.name": "web",
+                "destination.k8s.service.name": "db",
+                "nodescope.class": "pod-to-pod", "nodescope.nat.kind": "dnat",
+                "nodescope.event": "close", "nodescope.verdict": "FORWARDED",
+                "nodescope.forward.packets": 1, "nodescope.reply.bytes": 100,
+            }),
+        ),
+        (
+            ping(),
+            json!({
+                "network.transport": "icmpv4", "source.port": null,
+                "source.k8s.node.name": "node-1", "destination.k8s.pod.name": "web-0",
+            }),
+        ),
+        (
+            dropped,
+            json!({"nodescope.event": "drop", "nodescope.verdict": "DROPPED"}),
+        ),
+    ] {
+        let record = super::records::record(&flow)?;
+        let found = object(&record.attributes);
+        for (key, value) in wanted.as_object().context("no object")? {
+            assert_eq!(&found[key], value, "{key} of {found}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn metrics_are_those_that_prometheus_gets() -> Tested {
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        let collector = Collector::default();
+        let (address, serving) = collector.serve(protocol, any_port()).await?;
+        let (_otlp, exporter, metrics) = sending(address, protocol, QUICK)?;
+        metrics.observe([&pod_to_pod(), &masqueraded()]);
+        let total = |name: &str| {
+            let all = locked(&collector.0.metrics);
+            let request = all.last()?;
+            let scope = &request.resource_metrics.first()?.scope_metrics.first()?;
+            let metric = scope.metrics.iter().find(|metric| metric.name == name)?;
+            let Some(Data::Sum(sum)) = &metric.data else {
+                return None;
+            };
+            assert!(
+                sum.is_monotonic && sum.aggregation_temporality == 2,
+                "{sum:?}"
+            );
+            let values = sum.data_points.iter().filter_map(|point| point.value);
+            let values = values.map(|value| match value {
+                number_data_point::Value::AsDouble(value) => value,
+                number_data_point::Value::AsInt(value) => value as f64,
+            });
+            Some((values.sum::<f64>(), metric.unit.clone()))
+        };
+        let text = String::from_utf8(metrics.text(crate::sink::prometheus::Format::Text)?)?;
+        let scraped: f64 = text
+            .lines()
+            .filter(|line| line.starts_with("nodescope_flow_bytes_total{"))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum();
+        ensure!(scraped > 0.0, "{text}");
+        let wanted = Some((scraped, "By".to_owned()));
+        until(|| total("nodescope_flow_bytes_total") == wanted).await?;
+        exporter.finish().await;
+        serving.abort();
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_collector_wants_later_is_sent_again_and_what_it_never_wants_is_counted() -> Tested {
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        let collector = Collector::default();
+        // Said from the last to the first.
+        *locked(&collector.0.say) = vec![Say::But(2), Say::Never, Say::Later, Say::Later];
+        let (address, serving) = collector.serve(protocol, any_port()).await?;
+        let (otlp, exporter, _) = sending(address, protocol, QUICK)?;
+        let lost = otlp.lost();
+        // Two times later, then never: three tries, and 4 records gone.
+        otlp.push((0..4).map(flow));
+        until(|| lost() == 4).await?;
+        assert_eq!(collector.0.tries.load(Ordering::Relaxed), 3, "{protocol:?}");
+        // Taken but for two, then all.
+        otlp.push((4..8).map(flow));
+        until(|| lost() == 6).await?;
+        otlp.push((8..12).map(flow));
+        assert_eq!(collector.has(8).await?.len(), 8);
+        assert_eq!((lost(), collector.0.tries.load(Ordering::Relaxed)), (6, 5));
+        drop(otlp);
+        exporter.finish().await;
+        serving.abort();
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_collector_records_wait_then_are_counted_and_go_on_when_it_is_back() -> Tested {
+    const FLOWS: usize = 200;
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        // An address where nobody listens now.
+        let address = TcpListener::bind(any_port()).await?.local_addr()?;
+        let (otlp, exporter, _) = sending(address, protocol, QUICK)?;
+        let lost = otlp.lost();
+        // More than the queue and the batch on its way hold; nobody waits.
+        otlp.push((0..FLOWS as u64).map(flow));
+        let overflowed = usize::try_from(lost())?;
+        assert!(
+            overflowed >= FLOWS - QUICK.queue - QUICK.batch,
+            "{overflowed}"
+        );
+        let collector = Collector::default();
+        let (_, serving) = collector.serve(protocol, address).await?;
+        let kept = collector.has(FLOWS - overflowed).await?;
+        assert_eq!(kept.len() + usize::try_from(lost())?, FLOWS, "{protocol:?}");
+        otlp.push([flow(7)]);
+        collector.has(kept.len() + 1).await?;
+        serving.abort();
+        exporter.finish().await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_not_taken_in_time_is_counted() -> Tested {
+    let address = TcpListener::bind(any_port()).await?.local_addr()?;
+    let hurried = Limits {
+        patience: Duration::from_millis(100),
+        ..QUICK
+    };
+    let (otlp, exporter, _) = sending(address, Protocol::Http, hurried)?;
+    let lost = otlp.lost();
+    otlp.push((0..10).map(flow));
+    until(|| lost() == 10).await?;
+    drop(otlp);
+    exporter.finish().await;
+    Ok(())
+}
