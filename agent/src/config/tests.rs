@@ -8,8 +8,8 @@ use clap::{CommandFactory, Parser};
 
 use super::file::parse;
 use super::{
-    AgentArgs, AttachBy, Config, Error, FileError, KubeSource, LogTarget, MetricLabel, NatSource,
-    Surroundings,
+    AgentArgs, AttachBy, Collector, Config, Error, FileError, KubeSource, LogTarget, MetricLabel,
+    NatSource, OtlpProtocol, Surroundings,
 };
 
 type Outcome = Result<(), Box<dyn StdError>>;
@@ -94,6 +94,7 @@ fn every_flag_can_stand_in_the_file() -> Outcome {
          insecure-listen: false\nflow-log: /var/log/flows.json\nflow-log-max-size: 10MiB\n\
          flow-log-max-files: 3\nflow-log-include: ['--namespace shop', --snat]\n\
          flow-log-exclude: --protocol icmp\nnat-source: off\ncapture-dns: true\n\
+         otlp-endpoint: 'http://otel:4317'\notlp-protocol: http\n\
          probe-sources: [168.63.129.16, 10.0.0.1]\npod-cidr: 10.244.0.1/16\n\
          node-cidr: [10.224.0.0/16]\nservice-cidr: 10.0.0.0/16\n\
          non-masquerade-cidr: [10.244.0.0/16, 'fd00::/8']\n\
@@ -289,5 +290,39 @@ fn what_outlives_the_agent_can_be_switched_off() -> Outcome {
     );
     assert_eq!(config.attach, AttachBy::Clsact);
     assert!(complaint(flags("--bpffs some/where")).contains("--bpffs"));
+    Ok(())
+}
+
+#[test]
+fn a_collector_is_given_by_its_url() -> Outcome {
+    let collector = |line: &str| -> Result<_, Box<dyn StdError>> {
+        Ok(Config::resolve(flags(line)?, around())?.otlp)
+    };
+    assert_eq!(collector("")?, None);
+    for (line, url, protocol) in [
+        (
+            "--otlp-endpoint http://otel:4317",
+            "http://otel:4317",
+            OtlpProtocol::Grpc,
+        ),
+        (
+            "--otlp-endpoint https://[fd00::1]:4318/base --otlp-protocol http",
+            "https://[fd00::1]:4318/base",
+            OtlpProtocol::Http,
+        ),
+    ] {
+        let url = url.to_owned();
+        assert_eq!(collector(line)?, Some(Collector { url, protocol }));
+    }
+    for url in [
+        "otel:4317",
+        "/otel",
+        "unix:///otel",
+        "http://",
+        "ftp://otel",
+    ] {
+        let said = complaint(flags(&format!("--otlp-endpoint {url}")));
+        assert!(said.contains("http://HOST:4317"), "{said}");
+    }
     Ok(())
 }

@@ -1,12 +1,13 @@
 //! The two ways of OTLP: gRPC, and protobuf in HTTP requests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use axum::http::{Method, Request, StatusCode, Uri};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -17,6 +18,8 @@ use opentelemetry_proto::tonic::collector::logs::v1::{
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
 use prost::Message;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 
@@ -101,10 +104,7 @@ impl Receiver {
             }
             Protocol::Http => {
                 let connector = HttpsConnectorBuilder::new()
-                    .with_provider_and_native_roots(
-                        tokio_rustls::rustls::crypto::ring::default_provider(),
-                    )
-                    .map_err(|error| failed(error.to_string()))?
+                    .with_tls_config(tls(url.starts_with("https:")).map_err(failed)?)
                     .https_or_http()
                     .enable_http1()
                     .build();
@@ -126,6 +126,21 @@ impl Receiver {
     pub(super) fn sender(&self) -> Sender {
         self.0.clone()
     }
+}
+
+/// TLS with the authorities of this machine, where they are needed: an image may well have none.
+fn tls(needed: bool) -> Result<ClientConfig, String> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let config = if needed {
+        let native = builder.with_native_roots();
+        native.map_err(|error| format!("no authorities on this machine ({error})"))?
+    } else {
+        builder.with_root_certificates(RootCertStore::empty())
+    };
+    Ok(config.with_no_client_auth())
 }
 
 impl Sender {

@@ -1,38 +1,20 @@
 //! What a collector gets, over both protocols, and what becomes of what it does not take.
 
+mod collector;
+
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::IntoResponse as _;
-use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{
-    LogsService, LogsServiceServer,
-};
-use opentelemetry_proto::tonic::collector::logs::v1::{
-    ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
-};
-use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
-    MetricsService, MetricsServiceServer,
-};
-use opentelemetry_proto::tonic::collector::metrics::v1::{
-    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
-};
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
-use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point;
-use prost::Message as _;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status};
 
+use self::collector::{Collector, Say, locked};
 use super::{Exporter, Limits, Otlp, Protocol, Receiver, start};
 use crate::flow::{Event, Flow};
 use crate::sink::fixture::{at, masqueraded, ping, pod_to_pod, through_service};
@@ -53,150 +35,6 @@ const QUICK: Limits = Limits {
     pauses: (Duration::from_millis(10), Duration::from_millis(50)),
     metrics: Duration::from_millis(50),
 };
-
-/// What a collector says to the next requests with records; when there is nothing left to say it
-/// takes them.
-enum Say {
-    /// Come again.
-    Later,
-    /// Never come again with this.
-    Never,
-    /// Taken, but for so many.
-    But(i64),
-}
-
-#[derive(Clone, Default)]
-struct Collector(Arc<Inner>);
-
-#[derive(Default)]
-struct Inner {
-    logs: Mutex<Vec<ExportLogsServiceRequest>>,
-    metrics: Mutex<Vec<ExportMetricsServiceRequest>>,
-    say: Mutex<Vec<Say>>,
-    tries: AtomicUsize,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Collector {
-    fn take(&self, request: ExportLogsServiceRequest) -> Result<ExportLogsServiceResponse, Say> {
-        self.0.tries.fetch_add(1, Ordering::Relaxed);
-        let rejected_log_records = match locked(&self.0.say).pop() {
-            Some(say @ (Say::Later | Say::Never)) => return Err(say),
-            Some(Say::But(count)) => count,
-            None => 0,
-        };
-        locked(&self.0.logs).push(request);
-        Ok(ExportLogsServiceResponse {
-            partial_success: Some(ExportLogsPartialSuccess {
-                rejected_log_records,
-                error_message: String::new(),
-            }),
-        })
-    }
-
-    fn records(&self) -> Vec<LogRecord> {
-        let logs = locked(&self.0.logs);
-        let resources = logs.iter().flat_map(|request| &request.resource_logs);
-        let scopes = resources.flat_map(|resource| &resource.scope_logs);
-        scopes.flat_map(|scope| scope.log_records.clone()).collect()
-    }
-
-    /// Waits until it has so many records.
-    async fn has(&self, count: usize) -> anyhow::Result<Vec<LogRecord>> {
-        until(|| self.records().len() >= count)
-            .await
-            .context("no more records")?;
-        Ok(self.records())
-    }
-
-    /// Serves until the task is ended.
-    async fn serve(
-        &self,
-        protocol: Protocol,
-        address: SocketAddr,
-    ) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
-        let listener = TcpListener::bind(address).await?;
-        let address = listener.local_addr()?;
-        let own = self.clone();
-        let task = tokio::spawn(async move {
-            let served = match protocol {
-                Protocol::Grpc => tonic::transport::Server::builder()
-                    .add_service(LogsServiceServer::new(own.clone()))
-                    .add_service(MetricsServiceServer::new(own))
-                    .serve_with_incoming(TcpListenerStream::new(listener))
-                    .await
-                    .map_err(anyhow::Error::from),
-                Protocol::Http => axum::serve(listener, own.routes())
-                    .await
-                    .map_err(Into::into),
-            };
-            assert!(served.is_ok(), "{served:?}");
-        });
-        Ok((address, task))
-    }
-
-    fn routes(self) -> axum::Router {
-        axum::Router::new()
-            .route("/base/v1/logs", axum::routing::post(http_logs))
-            .route("/base/v1/metrics", axum::routing::post(http_metrics))
-            .with_state(self)
-    }
-}
-
-#[tonic::async_trait]
-impl LogsService for Collector {
-    async fn export(
-        &self,
-        request: Request<ExportLogsServiceRequest>,
-    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
-        match self.take(request.into_inner()) {
-            Ok(answer) => Ok(Response::new(answer)),
-            Err(Say::Later) => Err(Status::unavailable("full")),
-            Err(_) => Err(Status::invalid_argument("never")),
-        }
-    }
-}
-
-#[tonic::async_trait]
-impl MetricsService for Collector {
-    async fn export(
-        &self,
-        request: Request<ExportMetricsServiceRequest>,
-    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
-        locked(&self.0.metrics).push(request.into_inner());
-        Ok(Response::new(ExportMetricsServiceResponse::default()))
-    }
-}
-
-async fn http_logs(
-    State(own): State<Collector>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> axum::response::Response {
-    let kind = headers.get("content-type").map(|kind| kind.as_bytes());
-    let request = ExportLogsServiceRequest::decode(body);
-    let (Some(b"application/x-protobuf"), Ok(request)) = (kind, request) else {
-        return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
-    };
-    match own.take(request) {
-        Ok(answer) => answer.encode_to_vec().into_response(),
-        Err(Say::Later) => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "0")]).into_response(),
-        Err(_) => StatusCode::BAD_REQUEST.into_response(),
-    }
-}
-
-async fn http_metrics(State(own): State<Collector>, body: Bytes) -> StatusCode {
-    match ExportMetricsServiceRequest::decode(body) {
-        Ok(request) => {
-            locked(&own.0.metrics).push(request);
-            StatusCode::OK
-        }
-        Err(_) => StatusCode::BAD_REQUEST,
-    }
-}
 
 async fn until(condition: impl Fn() -> bool) -> anyhow::Result<()> {
     let waiting = async {
@@ -440,4 +278,15 @@ async fn what_is_not_taken_in_time_is_counted() -> Tested {
     drop(otlp);
     exporter.finish().await;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_url_that_is_none_is_named() {
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        let Err(error) = Receiver::new("http://a b", protocol) else {
+            panic!("taken")
+        };
+        let said = error.to_string();
+        assert!(said.starts_with("--otlp-endpoint http://a b: "), "{said}");
+    }
 }
