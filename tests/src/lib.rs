@@ -1,6 +1,7 @@
 //! The lab: clusters of network namespaces with real packets, and the API server they need.
 
 pub mod apiserver;
+pub mod deployed;
 pub mod lab;
 pub mod pki;
 pub mod real;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod fuzz;
+mod image;
 mod kernels;
 mod lab;
 mod lint;
@@ -83,6 +84,8 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Build the agent as a container image: an OCI archive with one static program
+    Image(image::Options),
     /// Check format and lints of both sides
     Lint,
 }
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         Task::Bench { .. } => bench::run(&verbatim("bench")),
         Task::Kernels { kernels, write } => kernels::run(&kernels, write),
         Task::Fuzz { seconds } => fuzz::run(std::time::Duration::from_secs(seconds)),
+        Task::Image(options) => image::run(&options),
         Task::Lint => lint::run(),
     };
     match outcome {

@@ -1,13 +1,14 @@
 //! All tests: of the units, of the kernel side's host-testable part, and end to end.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
 use crate::workspace::{self, KERNEL_SIDE};
-use crate::{kernels, shell};
+use crate::{image, kernels, shell};
 
 /// Tests at once for each core: the end-to-end tests wait half of their time, each in namespaces
 /// of its own.
@@ -40,7 +41,8 @@ pub fn run(arguments: &[OsString]) -> anyhow::Result<()> {
              root (`cargo test --lib` alone does without)"
         );
     }
-    let built = workspace::build()?;
+    let mut built = workspace::build()?;
+    built.image = image(arguments)?;
     let packages = ["--workspace", "--exclude", KERNEL_SIDE];
     // Compiled before the clock starts, so that the time below is that of the tests.
     shell::run(
@@ -100,6 +102,23 @@ fn on_real_control_plane(arguments: &[OsString], built: &workspace::Built) -> an
     shell::run(&mut cargo)
 }
 
+/// The image that the tests of `deploy/` run, where all tests or those are chosen and it can be
+/// built.
+fn image(arguments: &[OsString]) -> anyhow::Result<Option<PathBuf>> {
+    let names = |argument: &OsString| {
+        let argument = argument.to_string_lossy();
+        ["image", "install"]
+            .iter()
+            .any(|one| argument.contains(one))
+    };
+    let chosen = arguments.is_empty() || arguments.iter().any(names);
+    let can = ["buildah", "podman", "runc"].map(shell::which);
+    if !chosen || can.iter().any(Option::is_none) {
+        return Ok(None);
+    }
+    image::debug().map(Some)
+}
+
 fn tests(
     packages: &[&str],
     arguments: &[OsString],
@@ -113,6 +132,9 @@ fn command(packages: &[&str], built: &workspace::Built) -> anyhow::Result<Comman
     let mut cargo = workspace::cargo()?;
     cargo.args(["test", "--no-fail-fast"]).args(packages);
     cargo.env("NODESCOPE_BIN", &built.nodescope);
+    if let Some(image) = &built.image {
+        cargo.env("NODESCOPE_IMAGE", image);
+    }
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (cores * AT_ONCE_PER_CORE).min(MOST_AT_ONCE);

@@ -17,6 +17,8 @@ pub struct Built {
     pub nodescope: PathBuf,
     /// The lab.
     pub lab: PathBuf,
+    /// An OCI archive with the agent, where one was made.
+    pub image: Option<PathBuf>,
 }
 
 /// Sets up what is missing and builds every program of the host side.
@@ -27,6 +29,7 @@ pub fn build() -> anyhow::Result<Built> {
     Ok(Built {
         nodescope: dir.join("nodescope"),
         lab: dir.join("nodescope-lab"),
+        image: None,
     })
 }
 
@@ -45,8 +48,7 @@ pub fn build_release() -> anyhow::Result<PathBuf> {
         "--bins",
     ];
     shell::run(cargo()?.args(arguments))?;
-    let target = programs()?.parent().map(|dir| dir.join("release"));
-    target.context("cannot tell where cargo leaves programs")
+    Ok(target()?.join("release"))
 }
 
 /// The cargo that started us, in the workspace's root.
@@ -62,6 +64,16 @@ pub fn root() -> anyhow::Result<PathBuf> {
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     let root = here.parent().context("xtask is not inside a workspace")?;
     Ok(root.to_owned())
+}
+
+/// The folder of everything that is built.
+///
+/// # Errors
+/// It cannot be told.
+pub fn target() -> anyhow::Result<PathBuf> {
+    let programs = programs()?;
+    let target = programs.parent().map(Path::to_owned);
+    target.context("cannot tell where cargo leaves programs")
 }
 
 /// Where cargo leaves programs: beside this one.

@@ -221,7 +221,21 @@ async fn agent(config: Config, choice: Choice) -> anyhow::Result<()> {
     }
     drop(api);
     let _ = std::fs::remove_file(&config.socket);
-    Ok(())
+    leave(&config).await
+}
+
+/// Takes what was left for the next agent away when there will be none.
+async fn leave(config: &Config) -> anyhow::Result<()> {
+    let Some(owner) = &config.installed_by else {
+        return Ok(());
+    };
+    if config.detach_on_exit
+        || !cluster::is_uninstalled(&cluster_config(config), &owner.namespace, &owner.name).await?
+    {
+        return Ok(());
+    }
+    tracing::info!("nodescope is being uninstalled: removing programs and tables");
+    super::detach::detach(config).await
 }
 
 /// Everything behind the engine: what names a flow and hands it on, and the one sink that must

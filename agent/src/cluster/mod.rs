@@ -8,6 +8,7 @@ mod addresses;
 mod agents;
 mod classify;
 mod config;
+mod installed;
 mod inventory;
 mod local;
 mod masquerade;
@@ -24,6 +25,7 @@ mod watch;
 
 pub use agents::{AGENT_LABEL, AgentPod, AgentsError, Tunnel, agents, usual_kubeconfig};
 pub use config::{Config, Error, Kubeconfig, Overrides};
+pub use installed::is_uninstalled;
 pub use inventory::{Inventory, PLATFORM, is_platform};
 pub use local::Local;
 pub use masquerade::{CONFIG_MAPS, Masquerade, MasqueradeConfig};

@@ -8,8 +8,8 @@ use clap::builder::RangedU64ValueParser;
 use ipnet::IpNet;
 
 use super::values::{
-    AttachBy, Bpffs, CollectorUrl, Interval, KubeChoice, Listen, LogFormat, LogLevel, LogTarget,
-    MetricLabel, NatSource, OtlpProtocol, Size, Timeouts,
+    AttachBy, Bpffs, CollectorUrl, DaemonSetName, Interval, KubeChoice, Listen, LogFormat, LogLevel,
+    LogTarget, MetricLabel, NatSource, OtlpProtocol, Size, Timeouts,
 };
 
 /// Largest flow table: 2^24 conversations a hook, some gigabytes of kernel memory.
@@ -206,6 +206,11 @@ pub struct AgentArgs {
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub detach_on_exit: Option<bool>,
 
+    /// DaemonSet that runs this agent: when it is gone by the time that the agent is told to stop,
+    /// programs and tables are taken away, too
+    #[arg(long, value_name = "NAMESPACE/NAME", env = "NODESCOPE_INSTALLED_BY")]
+    pub installed_by: Option<DaemonSetName>,
+
     /// Remove everything that agents left on this node, and end: programs, tables, filters
     #[arg(long, value_name = "BOOL", env = "NODESCOPE_DETACH",
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -256,8 +261,9 @@ impl AgentArgs {
             config, node_name, kubeconfig, interfaces, exclude_interfaces, max_connections,
             flow_interval, idle_timeout, listen_metrics, socket, listen_hubble, tls_cert, tls_key,
             tls_client_ca, insecure_listen, flow_log, flow_log_max_size, flow_log_max_files,
-            flow_log_include, flow_log_exclude, otlp_endpoint, otlp_protocol, nat_source, capture_dns, probe_sources, pod_cidr,
-            node_cidr, service_cidr, non_masquerade_cidr, bpffs, attach, detach_on_exit, detach,
+            flow_log_include, flow_log_exclude, otlp_endpoint, otlp_protocol, nat_source, capture_dns,
+            probe_sources, pod_cidr, node_cidr, service_cidr, non_masquerade_cidr, bpffs, attach,
+            detach_on_exit, installed_by, detach,
             metrics_labels, metrics_max_series, metrics_expiry, log_format, log_level,
         )
     }

@@ -17,8 +17,8 @@ pub use args::AgentArgs;
 pub use file::FileError;
 pub use settings::{Cidrs, Collector, Config, FlowLog, Hubble, IdleTimeout, KubeSource, Tls};
 pub use values::{
-    AttachBy, Bpffs, CollectorUrl, Interval, KubeChoice, Listen, LogFormat, LogLevel, LogTarget,
-    MetricLabel, NatSource, OtlpProtocol, Size, Timeouts,
+    AttachBy, Bpffs, CollectorUrl, DaemonSetName, Interval, KubeChoice, Listen, LogFormat, LogLevel,
+    LogTarget, MetricLabel, NatSource, OtlpProtocol, Size, Timeouts,
 };
 
 /// Where the CLI finds the agent of its node.
@@ -176,6 +176,7 @@ impl Config {
             },
             attach: args.attach.unwrap_or_default(),
             detach_on_exit: args.detach_on_exit.unwrap_or(false),
+            installed_by: args.installed_by,
             detach: args.detach.unwrap_or(false),
             metrics_labels: labels(args.metrics_labels),
             metrics_max_series: args.metrics_max_series.unwrap_or(DEFAULT_SERIES),

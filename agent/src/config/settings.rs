@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::values::{
-    AttachBy, LogFormat, LogLevel, LogTarget, MetricLabel, NatSource, OtlpProtocol,
+    AttachBy, DaemonSetName, LogFormat, LogLevel, LogTarget, MetricLabel, NatSource, OtlpProtocol,
 };
 
 /// How the agent finds the Kubernetes API.
@@ -130,6 +130,8 @@ pub struct Config {
     pub attach: AttachBy,
     /// Whether they go when the agent is told to stop.
     pub detach_on_exit: bool,
+    /// The DaemonSet with which they go.
+    pub installed_by: Option<DaemonSetName>,
     /// Whether all that is to be done is to remove what agents left.
     pub detach: bool,
     /// Names that flow metrics carry; sorted, each once.

@@ -152,6 +152,33 @@ impl FromStr for Bpffs {
     }
 }
 
+/// The value of `--installed-by`: the DaemonSet that an agent is a pod of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonSetName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl FromStr for DaemonSetName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some((namespace, name))
+                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+            {
+                Ok(Self {
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                })
+            }
+            _ => Err("write NAMESPACE/NAME of a DaemonSet".to_owned()),
+        }
+    }
+}
+
 /// How programs hang on interfaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum AttachBy {

@@ -3,12 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::capability;
+
 /// Why the kernel side does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The object or one of its programs was refused.
     #[error(
-        "the kernel refused the eBPF programs: {0} (the agent needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; `nodescope check --preflight` says which is missing)"
+        "the kernel refused the eBPF programs: {0} ({})", capability::advice()
     )]
     Load(String),
     /// A program or map is not in the object: the binary is not of one piece.

@@ -98,6 +98,18 @@ impl Lab {
         })
     }
 
+    /// The agent of node `index` that `argv` starts, with no flow log and this socket; whoever
+    /// starts it waits for it.
+    pub fn adopt_agent(&self, index: usize, argv: Vec<String>, socket: PathBuf) -> Result<Agent> {
+        let netns = self.node(index);
+        Ok(Agent {
+            process: self.spawn(&netns, argv)?,
+            flow_log: socket.with_extension("jsonl"),
+            netns,
+            socket,
+        })
+    }
+
     /// Where the agent of node `index` listens for the command line.
     pub fn socket(&self, index: usize) -> PathBuf {
         socket_in(self.run_dir(), index)

@@ -13,7 +13,7 @@ use crate::real::RealControlPlane;
 pub enum Who {
     /// A person who may do everything.
     Admin,
-    /// The agent: what `deploy/rbac.yaml` gives it.
+    /// The agent: what `deploy/base/rbac.yaml` gives it.
     Agent,
     /// kube-proxy.
     Proxy,

@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -35,6 +36,19 @@ const FEATURES: &str =
 const CONTROLLERS: &str =
     "--controllers=endpoint,endpointslice,namespace,serviceaccount,replicaset,deployment";
 
+/// The API server's log of requests, in the control plane's directory.
+const AUDIT: &str = "audit.log";
+
+/// Of the agent's requests, that there was one; of nobody else's.
+const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - level: Metadata
+    users: [system:serviceaccount:nodescope:nodescope]
+  - level: None
+";
+
 /// What the keeper says once the API server is ready.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Announcement {
@@ -42,6 +56,8 @@ pub struct Announcement {
     pub address: SocketAddr,
     /// How to be let in.
     pub credentials: Credentials,
+    /// The API server's log of what the agent asked for, a JSON object a line.
+    pub audit: PathBuf,
 }
 
 /// The servers, and what is removed with them. Fields are dropped in their order.
@@ -78,6 +94,7 @@ pub fn keep(name: &str, services: Ipv4Net) -> Result<()> {
     let announcement = Announcement {
         address: held.relay.address(),
         credentials,
+        audit: held.run.path().join(AUDIT),
     };
     let mut stdout = std::io::stdout();
     writeln!(stdout, "{}", serde_json::to_string(&announcement)?)?;
@@ -115,7 +132,12 @@ fn start(
         spawn("etcd", etcd(&assets.etcd.display().to_string(), &data))?,
         spawn(
             "kube-apiserver",
-            apiserver(&assets.apiserver.display().to_string(), services, &files),
+            apiserver(
+                &assets.apiserver.display().to_string(),
+                services,
+                &files,
+                &dir,
+            )?,
         )?,
     ];
     let controllers = vec![
@@ -156,7 +178,9 @@ fn etcd(program: &str, data: &str) -> Vec<String> {
     ]
 }
 
-fn apiserver(program: &str, services: Ipv4Net, files: &Files) -> Vec<String> {
+fn apiserver(program: &str, services: Ipv4Net, files: &Files, dir: &Path) -> Result<Vec<String>> {
+    let policy = dir.join("audit.yaml");
+    std::fs::write(&policy, AUDIT_POLICY)?;
     let mut argv = vec![
         program.to_owned(),
         format!("--etcd-servers={ETCD_CLIENTS}"),
@@ -168,6 +192,8 @@ fn apiserver(program: &str, services: Ipv4Net, files: &Files) -> Vec<String> {
         ("--token-auth-file", &files.tokens),
         ("--service-account-signing-key-file", &files.account_key),
         ("--service-account-key-file", &files.account_public_key),
+        ("--audit-policy-file", &policy),
+        ("--audit-log-path", &dir.join(AUDIT)),
     ] {
         argv.push(format!("{flag}={}", path.display()));
     }
@@ -186,7 +212,7 @@ fn apiserver(program: &str, services: Ipv4Net, files: &Files) -> Vec<String> {
         FEATURES,
     ];
     argv.extend(rest.map(str::to_owned));
-    argv
+    Ok(argv)
 }
 
 /// Waits for `/readyz`, which says ok once the built-in roles are there.

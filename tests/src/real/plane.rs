@@ -1,8 +1,7 @@
 //! The real control plane as a lab uses it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
@@ -75,6 +74,30 @@ impl RealControlPlane {
     /// A client that may do everything.
     pub fn admin(&self) -> &ApiClient {
         &self.admin
+    }
+
+    /// What the agent has asked the API server for until now, as verb, API group and resource.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn asked_by_agent(&self) -> Result<BTreeSet<(String, String, String)>> {
+        let path = &self.keeper()?.announcement.audit;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        // The last line may be half written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let mut asked = BTreeSet::new();
+        for line in whole.lines() {
+            let event: Value = serde_json::from_str(line).context(path.display().to_string())?;
+            let object = &event["objectRef"];
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            asked.insert((
+                text(&event["verb"]),
+                text(&object["apiGroup"]),
+                text(&object["resource"]),
+            ));
+        }
+        Ok(asked)
     }
 
     /// Whether its API server takes gRPC probes in pods: where not, nobody learns of them.
@@ -174,8 +197,8 @@ impl Drop for RealControlPlane {
 /// kustomization puts them in.
 fn deployed_rights() -> Result<Vec<Value>> {
     let mut objects = Vec::new();
-    for file in ["namespace.yaml", "rbac.yaml"] {
-        let path = deploy_dir().join(file);
+    for file in ["base/namespace.yaml", "base/rbac.yaml"] {
+        let path = crate::deployed::folder().join(file);
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("reading {}", path.display()))?;
         for document in serde_yaml_ng::Deserializer::from_str(&text) {
@@ -211,11 +234,6 @@ fn remove_grpc_probes(pod: &mut Value) {
             container.retain(|field, value| !field.ends_with("Probe") || value["grpc"].is_null());
         }
     }
-}
-
-/// The folder `deploy` of this source tree.
-fn deploy_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
 /// A token of the agent's service account, as the kubelet asks for one.

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use nodescope_tests::real::ApiClient;
 
-use crate::{eventually, get, kubectl, real};
+use crate::{eventually, get, real};
 
 /// The agent names flows with what it may read; secrets it may not, and change nothing.
 #[test]
@@ -54,44 +54,5 @@ fn the_agent_has_the_rights_of_its_role_and_needs_no_more() -> Result<()> {
     }
     let pod = format!("/api/v1/namespaces/default/pods/{}", web.name());
     assert!(agent.delete(&pod).is_err(), "the agent may delete pods");
-    Ok(())
-}
-
-/// `kubectl apply -k deploy/` is taken by a real API server as it is.
-#[test]
-fn deploy_applies_as_it_is() -> Result<()> {
-    let Some(lab) = real("rdeploy")? else {
-        return Ok(());
-    };
-    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
-    let version = kubectl(&lab, &["version", "-o", "json"])?;
-    let version: serde_json::Value = serde_json::from_str(&version)?;
-    let minor = version["clientVersion"]["minor"].as_str().unwrap_or("0");
-    let minor: u32 = minor.trim_end_matches('+').parse()?;
-    // The kustomize inside older ones knows no `labels`.
-    if minor < 22 {
-        println!("skipped: kubectl 1.{minor} cannot read deploy/kustomization.yaml");
-        return Ok(());
-    }
-    kubectl(&lab, &["apply", "-k", deploy])?;
-    let args = [
-        "get",
-        "daemonset",
-        "-n",
-        "nodescope",
-        "nodescope",
-        "-o",
-        "json",
-    ];
-    let daemonset: serde_json::Value = serde_json::from_str(&kubectl(&lab, &args)?)?;
-    let spec = &daemonset["spec"]["template"]["spec"];
-    assert_eq!(spec["hostNetwork"], true);
-    assert_eq!(spec["serviceAccountName"], "nodescope");
-    let can = |verb: &str, what: &str| {
-        let who = "--as=system:serviceaccount:nodescope:nodescope";
-        kubectl(&lab, &["auth", "can-i", verb, what, who, "-A"]).is_ok()
-    };
-    assert!(can("watch", "endpointslices.discovery.k8s.io"));
-    assert!(!can("get", "secrets"));
     Ok(())
 }

@@ -34,6 +34,10 @@ const PROMETHEUS: ([&str; 2], &str, &str) = (
     "prometheus.service",
 );
 
+/// What builds images and runs containers, for `cargo xtask image` and the tests of `deploy/`;
+/// each in a package of its name.
+const CONTAINERS: [&str; 3] = ["buildah", "podman", "runc"];
+
 /// Where systemd runs the machine (sd_booted(3)).
 const SYSTEMD: &str = "/run/systemd/system";
 
@@ -84,6 +88,12 @@ impl Plan {
             packages.push(PROMETHEUS.1.to_owned());
             if Path::new(SYSTEMD).is_dir() {
                 steps.push(without_service(PROMETHEUS.2));
+            }
+        }
+        for program in CONTAINERS {
+            if shell::which(program).is_none() && apt::candidate(program).is_some() {
+                missing.push(program.to_owned());
+                packages.push(program.to_owned());
             }
         }
         let mut later = Vec::new();
