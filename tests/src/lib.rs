@@ -5,3 +5,4 @@ pub mod deployed;
 pub mod lab;
 pub mod pki;
 pub mod real;
+pub mod terminal;

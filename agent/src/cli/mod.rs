@@ -39,6 +39,7 @@ mod serving;
 mod table;
 mod time;
 mod tls;
+mod top;
 
 use std::process::ExitCode;
 
@@ -76,6 +77,8 @@ pub enum Command {
     Drops(Box<drops::Args>),
     /// Show health probes: who asks whom how often, what the answer is, and when that changed
     Probes(probes::Args),
+    /// Show what happens now, on the whole screen
+    Top(Box<top::Args>),
     /// Print the completion script of a shell
     Completion(completion::Args),
 }
@@ -96,6 +99,7 @@ impl Command {
             Self::Nat(args) => block_on(nat::run(*args)),
             Self::Drops(args) => block_on(drops::run(*args)),
             Self::Probes(args) => block_on(probes::run(args)),
+            Self::Top(args) => block_on(top::run(*args)),
             Self::Completion(args) => completion::run(&args),
         }
     }

@@ -8,8 +8,8 @@ use clap::builder::RangedU64ValueParser;
 use ipnet::IpNet;
 
 use super::values::{
-    AttachBy, Bpffs, CollectorUrl, DaemonSetName, Interval, KubeChoice, Listen, LogFormat, LogLevel,
-    LogTarget, MetricLabel, NatSource, OtlpProtocol, Size, Timeouts,
+    AttachBy, Bpffs, CollectorUrl, DaemonSetName, Interval, KubeChoice, Listen, LogFormat,
+    LogLevel, LogTarget, MetricLabel, NatSource, OtlpProtocol, Size, Timeouts,
 };
 
 /// Largest flow table: 2^24 conversations a hook, some gigabytes of kernel memory.

@@ -17,8 +17,8 @@ pub use args::AgentArgs;
 pub use file::FileError;
 pub use settings::{Cidrs, Collector, Config, FlowLog, Hubble, IdleTimeout, KubeSource, Tls};
 pub use values::{
-    AttachBy, Bpffs, CollectorUrl, DaemonSetName, Interval, KubeChoice, Listen, LogFormat, LogLevel,
-    LogTarget, MetricLabel, NatSource, OtlpProtocol, Size, Timeouts,
+    AttachBy, Bpffs, CollectorUrl, DaemonSetName, Interval, KubeChoice, Listen, LogFormat,
+    LogLevel, LogTarget, MetricLabel, NatSource, OtlpProtocol, Size, Timeouts,
 };
 
 /// Where the CLI finds the agent of its node.

@@ -10,7 +10,7 @@ use super::capability;
 pub enum Error {
     /// The object or one of its programs was refused.
     #[error(
-        "the kernel refused the eBPF programs: {0} ({})", capability::advice()
+        "the kernel refused the eBPF programs: {0} ({advice})", advice = capability::advice()
     )]
     Load(String),
     /// A program or map is not in the object: the binary is not of one piece.

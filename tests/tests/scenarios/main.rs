@@ -43,5 +43,6 @@ mod service_policy;
 mod services;
 mod snat;
 mod tcp;
+mod top;
 mod tunnel;
 mod wire;
