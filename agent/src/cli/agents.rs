@@ -96,6 +96,14 @@ impl Agent {
         self.0.node.as_deref()
     }
 
+    /// What its node said of a port-forward that failed.
+    fn failure(&self) -> Option<String> {
+        match &self.0.way {
+            Way::Pod(pod) => pod.failure(),
+            Way::Address(_) => None,
+        }
+    }
+
     /// The connection.
     ///
     /// # Errors
@@ -262,6 +270,9 @@ pub fn refusal(agent: &Agent, status: &tonic::Status) -> anyhow::Error {
             status.message()
         ),
         code => {
+            if let Some(said) = agent.failure() {
+                return anyhow!("{agent}: its agent cannot be reached: {said}");
+            }
             let mut cause = status.message().to_owned();
             if let Some(source) = std::error::Error::source(status) {
                 cause = format!("{cause}: {}", root_cause(source));

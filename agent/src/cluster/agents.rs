@@ -1,19 +1,15 @@
 //! The agents of a cluster, found by their pods, and a tunnel to each through the API server.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::config::KubeConfigOptions;
 use kube::{Api, Client};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::DuplexStream;
 
 use super::config::{load, reason};
 
@@ -72,6 +68,7 @@ pub struct AgentPod {
     /// Why there is no use in asking it; none when it runs.
     pub down: Option<String>,
     client: Client,
+    failure: Arc<Mutex<Option<String>>>,
 }
 
 impl std::fmt::Debug for AgentPod {
@@ -155,6 +152,7 @@ fn read(pod: &Pod, client: &Client) -> AgentPod {
         port: port.unwrap_or(PORT.1),
         down: down(pod),
         client: client.clone(),
+        failure: Arc::default(),
     }
 }
 
@@ -197,7 +195,7 @@ impl AgentPod {
     ///
     /// # Errors
     /// When the API server refuses, or the pod's node does not answer it.
-    pub async fn open(&self) -> Result<Tunnel, AgentsError> {
+    pub async fn open(&self) -> Result<DuplexStream, AgentsError> {
         let failed = |reason: String| AgentsError::Tunnel {
             pod: format!("{}/{}", self.namespace, self.name),
             reason,
@@ -210,51 +208,23 @@ impl AgentPod {
         let (Some(stream), Some(failure)) = (stream, failure) else {
             return Err(failed(format!("port {} was not forwarded", self.port)));
         };
-        Ok(Tunnel {
-            stream,
-            failure: Some(failure.boxed()),
-        })
-    }
-}
-
-/// A connection to a port of a pod. What the node says about its end is the error of a read.
-pub struct Tunnel {
-    stream: DuplexStream,
-    failure: Option<BoxFuture<'static, Option<String>>>,
-}
-
-impl AsyncRead for Tunnel {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if let Some(failure) = &mut self.failure
-            && let Poll::Ready(said) = failure.poll_unpin(context)
-        {
-            self.failure = None;
-            if let Some(said) = said {
-                return Poll::Ready(Err(io::Error::other(said.trim().to_owned())));
+        self.keep(None);
+        let pod = self.clone();
+        tokio::spawn(async move {
+            if let Some(said) = failure.await {
+                pod.keep(Some(said.trim().to_owned()));
             }
-        }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Tunnel {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        });
+        Ok(stream)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+    /// What the node said when the last connection failed: it comes before the connection's end.
+    pub fn failure(&self) -> Option<String> {
+        let failure = self.failure.lock();
+        failure.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    fn keep(&self, failure: Option<String>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 }

@@ -23,7 +23,7 @@ mod tests;
 mod trim;
 mod watch;
 
-pub use agents::{AGENT_LABEL, AgentPod, AgentsError, Tunnel, agents, usual_kubeconfig};
+pub use agents::{AGENT_LABEL, AgentPod, AgentsError, agents, usual_kubeconfig};
 pub use config::{Config, Error, Kubeconfig, Overrides};
 pub use installed::is_uninstalled;
 pub use inventory::{Inventory, PLATFORM, is_platform};

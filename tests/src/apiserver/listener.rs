@@ -96,6 +96,11 @@ impl Listener {
         self.change(|_| {});
     }
 
+    /// Tells when open connections are to be broken.
+    pub(super) fn changes(&self) -> watch::Receiver<impl Sized + use<>> {
+        self.gate.subscribe()
+    }
+
     fn change(&self, how: impl FnOnce(&mut Gate)) {
         self.gate.send_modify(how);
     }
@@ -173,6 +178,7 @@ where
     });
     let served = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
         .await;
     served.map_err(io::Error::other)
 }

@@ -25,6 +25,7 @@ mod defaults;
 mod discovery;
 pub mod faults;
 mod fields;
+pub mod forward;
 pub mod history;
 pub mod kinds;
 pub mod kubeconfig;
@@ -48,8 +49,8 @@ mod watch;
 pub mod write;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -104,8 +105,10 @@ pub enum Error {
     },
 }
 
+/// Connects to a port on the loopback of a pod, which is given as its object.
+pub type PodDial = Box<dyn Fn(&Value, u16) -> io::Result<TcpStream> + Send + Sync>;
+
 /// What the connections of one server share.
-#[derive(Debug)]
 struct Shared {
     store: Store,
     auth: auth::Auth,
@@ -114,6 +117,7 @@ struct Shared {
     listener: listener::Listener,
     tls: tls::Tls,
     bookmark_interval: Mutex<Duration>,
+    pods: OnceLock<PodDial>,
 }
 
 impl Shared {
@@ -126,10 +130,15 @@ impl Shared {
 }
 
 /// A running API server; it ends, with its connections, when this is dropped.
-#[derive(Debug)]
 pub struct ApiServer {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ApiServer on {}", self.shared.listener.address())
+    }
 }
 
 impl Drop for ApiServer {
@@ -171,6 +180,7 @@ impl ApiServer {
             tls: tls::Tls::new(&listener.address().ip().to_string())?,
             listener,
             bookmark_interval: Mutex::new(BOOKMARK_INTERVAL),
+            pods: OnceLock::new(),
         });
         let namespaces = NAMESPACES.map(
             |name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
@@ -230,6 +240,12 @@ impl ApiServer {
     /// The token in force, and the way to change it.
     pub fn auth(&self) -> &auth::Auth {
         &self.shared.auth
+    }
+
+    /// Forwards ports of pods by this from now on; only the first call counts. Without it, a
+    /// port-forward is refused.
+    pub fn reach_pods_by(&self, dial: PodDial) {
+        let _ = self.shared.pods.set(dial);
     }
 
     /// Forgets the history of changes: lists and watches at older versions are 410, Expired.

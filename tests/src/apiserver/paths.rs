@@ -32,6 +32,13 @@ pub enum Target {
         /// Whether the path names its `status` subresource.
         status: bool,
     },
+    /// `portforward` of a pod.
+    PortForward {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
     /// Nothing that is served.
     Unknown,
 }
@@ -48,6 +55,18 @@ pub fn parse(path: &str) -> Target {
         ["apis", group] => Target::Group((*group).to_owned()),
         ["api", version] => Target::Resources(String::new(), (*version).to_owned()),
         ["apis", group, version] => Target::Resources((*group).to_owned(), (*version).to_owned()),
+        [
+            "api",
+            "v1",
+            "namespaces",
+            namespace,
+            "pods",
+            name,
+            "portforward",
+        ] => Target::PortForward {
+            namespace: (*namespace).to_owned(),
+            name: (*name).to_owned(),
+        },
         ["api", version, rest @ ..] => resource("", version, rest),
         ["apis", group, version, rest @ ..] => resource(group, version, rest),
         _ => Target::Unknown,
@@ -93,6 +112,7 @@ impl Target {
     pub fn resource<'a>(&self, path: &'a str) -> &'a str {
         match self {
             Self::Collection(kind, _) | Self::Object { kind, .. } => kind.plural,
+            Self::PortForward { .. } => "pods/portforward",
             _ => path,
         }
     }
@@ -120,6 +140,7 @@ mod tests {
             } => {
                 format!("{} {namespace}/{name} {status}", kind.plural)
             }
+            Target::PortForward { namespace, name } => format!("port of {namespace}/{name}"),
             other => format!("{other:?}"),
         };
         for (path, expected) in [
@@ -128,6 +149,7 @@ mod tests {
             ("/api/v1/namespaces/d/pods/a", "pods d/a false"),
             ("/api/v1/namespaces/d/pods/a/status", "pods d/a true"),
             ("/api/v1/namespaces/d/pods/a/log", "Unknown"),
+            ("/api/v1/namespaces/d/pods/a/portforward", "port of d/a"),
             ("/api/v1/namespaces", "namespaces in None"),
             ("/api/v1/namespaces/d", "namespaces /d false"),
             ("/api/v1/namespaces/d/status", "namespaces /d true"),

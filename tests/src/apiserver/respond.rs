@@ -104,7 +104,10 @@ pub fn information(target: &Target) -> Result<Response<Body>, Status> {
         Target::Groups => Some(discovery::group_list()),
         Target::Group(group) => discovery::group(group),
         Target::Resources(group, version) => discovery::resources(group, version),
-        Target::Collection(..) | Target::Object { .. } | Target::Unknown => None,
+        Target::Collection(..)
+        | Target::Object { .. }
+        | Target::PortForward { .. }
+        | Target::Unknown => None,
     };
     let body = body.ok_or_else(Status::no_such_path)?;
     Ok(json_response(StatusCode::OK, &body))

@@ -8,7 +8,8 @@ use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::Shared;
-use super::kinds::Kind;
+use super::forward::{self, Dial};
+use super::kinds::{self, Kind};
 use super::list::{self, Listing};
 use super::negotiate::{self, Form};
 use super::object;
@@ -31,7 +32,7 @@ pub(super) async fn handle(shared: Arc<Shared>, request: Request<Body>) -> Respo
     let path = parts.uri.path();
     let call = Call {
         target: paths::parse(path),
-        method: parts.method,
+        method: parts.method.clone(),
         query: parts.uri.query().unwrap_or_default(),
         headers: &parts.headers,
         shared: &shared,
@@ -48,11 +49,42 @@ pub(super) async fn handle(shared: Arc<Shared>, request: Request<Body>) -> Respo
         shared.counters.refused();
         return refusal.response();
     }
+    if let Target::PortForward { namespace, name } = &call.target {
+        let key = (namespace.clone(), name.clone());
+        let request = Request::from_parts(parts.clone(), body);
+        let answer = port_forward(&shared, key, request);
+        return answer.unwrap_or_else(|refusal| refusal.response());
+    }
     let Ok(body) = to_bytes(body, BODY_LIMIT).await else {
         return Status::too_large(BODY_LIMIT).response();
     };
     call.answer(&body)
         .unwrap_or_else(|refusal| refusal.response())
+}
+
+/// Forwards a port of a pod, if the server was told how.
+fn port_forward(
+    shared: &Arc<Shared>,
+    key: Key,
+    request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let ports = forward::ports(request.uri().query().unwrap_or_default())?;
+    let kind = kinds::by_object("v1", "Pod").ok_or_else(Status::no_such_path)?;
+    let pod = shared.store.read(kind, &key);
+    let pod = pod.ok_or_else(|| Status::not_found(kind, &key.1))?;
+    if shared.pods.get().is_none() {
+        return Err(Status::method_not_allowed());
+    }
+    let mut gate = shared.listener.changes();
+    let over = async move {
+        let _ = gate.changed().await;
+    };
+    let reached = Arc::clone(shared);
+    let dial: Dial = Arc::new(move |port| match reached.pods.get() {
+        Some(dial) => dial(&pod, port),
+        None => Err(std::io::ErrorKind::NotFound.into()),
+    });
+    forward::answer(request, ports, dial, over)
 }
 
 struct Call<'a> {

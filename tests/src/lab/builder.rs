@@ -213,6 +213,7 @@ fn build(lab: &Lab, pods: Vec<PodSpec>) -> Result<()> {
     lab.onprem().ip(&topology.machine_lines(&topology.onprem))?;
     lab.apply_static_objects()?;
     lab.start_relays()?;
+    lab.reach_pods();
     lab.start_proxies()?;
     lab.add_pods(pods)?;
     lab.start_machine_servers()?;

@@ -33,6 +33,7 @@
 //! touched. Dropping the lab removes it; [`clean_stale`] removes what a killed one left.
 
 mod agent;
+mod agent_pods;
 mod api;
 mod azure;
 mod builder;
@@ -78,6 +79,7 @@ use anyhow::{Context, Result, bail};
 use crate::apiserver::ApiServer;
 use crate::real::RealControlPlane;
 pub use agent::Agent;
+pub use agent_pods::HUBBLE_PORT;
 pub use builder::{LabBuilder, is_root};
 pub use capture::{BothWays, Capture, Captured, Frame};
 pub use cloud::LoadBalancer;

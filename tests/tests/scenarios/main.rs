@@ -9,6 +9,7 @@ mod checks_dns;
 mod checks_headroom;
 mod checks_nodes;
 mod cli;
+mod cluster;
 mod common;
 mod conservation;
 mod drops;

@@ -133,23 +133,33 @@ pub fn host_network_pods(node: &NodeSpec) -> Vec<Value> {
     HOST_NETWORK_PODS
         .iter()
         .map(|app| {
-            let suffix = names::kube_suffix(&format!("{}/{app}", node.name), 5);
-            let labels = json!({"component": app, "tier": "node"});
-            let name = format!("{app}-{suffix}");
-            let mut object = running_pod(
-                "kube-system",
-                &name,
-                labels,
-                node,
-                node.ip,
-                app,
-                Value::Array(Vec::new()),
-            );
-            object["spec"]["hostNetwork"] = json!(true);
-            own(&mut object, "DaemonSet", app);
+            let mut object = host_network_pod(node, "kube-system", app);
+            object["metadata"]["labels"] = json!({"component": app, "tier": "node"});
             object
         })
         .collect()
+}
+
+/// One of them, of the DaemonSet `app`.
+pub fn host_network_pod(node: &NodeSpec, namespace: &str, app: &str) -> Value {
+    let mut object = running_pod(
+        namespace,
+        &host_network_pod_name(node, app),
+        json!({}),
+        node,
+        node.ip,
+        app,
+        Value::Array(Vec::new()),
+    );
+    object["spec"]["hostNetwork"] = json!(true);
+    own(&mut object, "DaemonSet", app);
+    object
+}
+
+/// Its name.
+pub fn host_network_pod_name(node: &NodeSpec, app: &str) -> String {
+    let suffix = names::kube_suffix(&format!("{}/{app}", node.name), 5);
+    format!("{app}-{suffix}")
 }
 
 /// Makes the condition `kind` of `conditions` false, as kubelet words it.
