@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use nodescope::cli::{Cli, is_closed_pipe, tell};
+use nodescope::cli::{is_closed_pipe, parse, tell};
 
 fn main() -> ExitCode {
-    match Cli::parse().command.run() {
+    match parse().command.run() {
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

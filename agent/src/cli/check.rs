@@ -1,21 +1,26 @@
 //! `nodescope check`: one line a check, with its evidence.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::ValueEnum;
 use serde_json::json;
 
 use super::check_agents;
-use super::output::colour;
+use super::fit::Column;
+use super::output::Format;
+use super::page::{Entry, Page, Style};
+use super::row::Tone;
 use super::servers::Servers;
-use super::table::Table;
 use crate::datapath::{self, Verdict};
 use crate::insight::checks;
 use crate::node::conntrack;
 
 /// Flags of `check`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  nodescope check                      every check; the exit code is 1 when one fails
+  nodescope check snat-port-headroom conntrack-headroom --full-at 80
+  nodescope check --preflight          can the agent run here?
+  nodescope check -o json | jq -r 'select(.verdict == \"FAIL\") | .evidence'")]
 pub struct Args {
     /// Checks to make [default: all]
     #[arg(value_name = "NAME", conflicts_with = "preflight")]
@@ -32,16 +37,6 @@ pub struct Args {
     output: Format,
     #[command(flatten)]
     servers: Servers,
-}
-
-/// How to print.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// A line a check
-    #[default]
-    Table,
-    /// One JSON object a check
-    Json,
 }
 
 /// What a check found.
@@ -140,16 +135,13 @@ fn nat_source(unread: Option<String>) -> Finding {
 /// # Errors
 /// When nobody reads the output.
 pub fn report(findings: &[Finding], output: Format) -> anyhow::Result<ExitCode> {
-    let text = match output {
-        Format::Table => page(findings, colour()),
-        Format::Json => findings
-            .iter()
-            .map(|one| format!("{}\n", json(one)))
-            .collect(),
-    };
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
+    let mut page = Page::new(Style::of_stdout());
+    match output {
+        Format::Json => page.lines(findings.iter().map(|one| json(one).to_string())),
+        Format::Compact => page.lines(findings.iter().map(compact)),
+        Format::Table | Format::Wide => table(&mut page, findings),
+    }
+    page.print()?;
     let failed = findings
         .iter()
         .any(|finding| finding.outcome == Outcome::Fail);
@@ -179,42 +171,43 @@ fn json(finding: &Finding) -> serde_json::Value {
     value
 }
 
-fn page(findings: &[Finding], colour: bool) -> String {
-    let mut table = Table::default();
-    let rows: Vec<[&str; 3]> = findings
+/// A line a check; what each of several nodes found is below it.
+fn table(page: &mut Page, findings: &[Finding]) {
+    let entry = |finding: &Finding| Entry {
+        tone: Some(finding.outcome.tone()),
+        first_only: true,
+        // What a single node found is the line itself.
+        below: match finding.nodes.as_slice() {
+            [] | [_] => Vec::new(),
+            nodes => nodes
+                .iter()
+                .map(|one| format!("  {}: {}: {}", one.node, one.outcome.word(), one.evidence))
+                .collect(),
+        },
+        ..Entry::new(vec![
+            finding.outcome.word().to_owned(),
+            finding.name.clone(),
+            finding.evidence.clone(),
+        ])
+    };
+    let columns = [Column::new(""), Column::new(""), Column::new("").wrap()];
+    page.list(&columns, &findings.iter().map(entry).collect::<Vec<_>>());
+}
+
+/// One line a check, without its evidence; of several nodes those that decided.
+fn compact(finding: &Finding) -> String {
+    let decided = finding
+        .nodes
         .iter()
-        .map(|finding| {
-            [
-                finding.outcome.word(),
-                &finding.name[..],
-                &finding.evidence[..],
-            ]
-        })
-        .collect();
-    rows.iter().for_each(|row| table.fit(row));
-    let mut text = String::new();
-    for (row, finding) in rows.iter().zip(findings) {
-        let line = table.line(row);
-        if colour {
-            // Only the first word, so that the evidence stays easy to read.
-            let (word, rest) = line.split_at(finding.outcome.word().len());
-            text.push_str(&format!(
-                "\x1b[{}m{word}\x1b[0m{rest}\n",
-                finding.outcome.sgr()
-            ));
-        } else {
-            text.push_str(&line);
-            text.push('\n');
-        }
-        // What a single node found is the line above.
-        if finding.nodes.len() > 1 {
-            for node in &finding.nodes {
-                let word = node.outcome.word();
-                text.push_str(&format!("  {}: {word}: {}\n", node.node, node.evidence));
-            }
-        }
-    }
-    text
+        .filter(|node| node.outcome == finding.outcome);
+    let names: Vec<&str> = decided.map(|node| node.node.as_str()).collect();
+    let line = format!(
+        "{} {} {}",
+        finding.outcome.word(),
+        finding.name,
+        names.join(",")
+    );
+    line.trim_end().to_owned()
 }
 
 impl Outcome {
@@ -227,18 +220,18 @@ impl Outcome {
         }
     }
 
-    /// Green, red, yellow (ECMA-48 section 8.3.117).
-    fn sgr(self) -> &'static str {
+    fn tone(self) -> Tone {
         match self {
-            Self::Pass => "32",
-            Self::Fail => "31",
-            Self::Unknown => "33",
+            Self::Pass => Tone::Good,
+            Self::Fail => Tone::Bad,
+            Self::Unknown => Tone::Unanswered,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::snapshot::{same, same_pages};
     use super::*;
 
     #[test]
@@ -254,7 +247,35 @@ mod tests {
             finding("tcx", Outcome::Unknown, "not tried"),
         ];
         let wanted = "PASS     btf  /sys/kernel/btf/vmlinux\nUNKNOWN  tcx  not tried\n";
-        assert_eq!(page(&findings, false), wanted);
-        assert!(page(&findings, true).starts_with("\x1b[32mPASS\x1b[0m     btf"));
+        let shown = |colour| {
+            let mut page = Page::new(Style {
+                colour,
+                width: None,
+            });
+            table(&mut page, &findings);
+            page.text().to_owned()
+        };
+        assert_eq!(shown(false), wanted);
+        assert!(shown(true).starts_with("\x1b[32mPASS\x1b[0m     btf"));
+    }
+
+    #[test]
+    fn pages_as_they_were() {
+        let node = |node: &str, outcome| NodeFinding {
+            node: node.to_owned(),
+            outcome,
+            evidence: format!("what {node} says"),
+        };
+        let finding = Finding {
+            name: "conntrack-headroom".to_owned(),
+            outcome: Outcome::Fail,
+            evidence: "fails on 1 of 2 nodes; node-1: 262000 of 262144 entries are in use; raise \
+                       net.netfilter.nf_conntrack_max"
+                .to_owned(),
+            nodes: vec![node("node-0", Outcome::Pass), node("node-1", Outcome::Fail)],
+        };
+        same_pages("check", |page| table(page, std::slice::from_ref(&finding)));
+        same("check-compact", &compact(&finding));
+        same("check-json", &json(&finding).to_string());
     }
 }

@@ -1,16 +1,15 @@
 //! `nodescope drops`: packets that the kernel dropped, between whom, why and where.
 
-use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use ipnet::IpNet;
-
 use super::agents::{Agent, ask_all, refusal};
+use super::ends::{EndFilters, Ends, any};
 use super::failure::tell;
-use super::nat::{Format, is_of, json, net};
-use super::nat_rows::{Page, end, or_none};
-use super::output::colour;
+use super::fit::Column;
+use super::nat_rows::end;
+use super::output::Format;
+use super::page::{Entry, Page, Style, or_none};
 use super::row::Tone;
 use super::servers::Servers;
 use crate::sink::json::DROP_REPORT;
@@ -38,62 +37,24 @@ pub struct Args {
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Filters")]
 pub struct Filters {
-    /// Either end is this pod: [NAMESPACE/]NAME-PREFIX, or NAMESPACE/ for all
-    #[arg(long)]
-    pub pod: Vec<String>,
-    /// Either end is in this namespace
-    #[arg(long, short)]
-    pub namespace: Vec<String>,
-    /// Either end has this address (or CIDR)
-    #[arg(long, value_parser = net)]
-    pub ip: Vec<IpNet>,
-    /// The receiver has this port
-    #[arg(long)]
-    pub port: Vec<u16>,
-    /// Protocol: tcp, udp, icmp, sctp
-    #[arg(long)]
-    pub protocol: Vec<String>,
+    #[command(flatten)]
+    ends: EndFilters,
     /// The kernel's reason, for example NETFILTER_DROP
     #[arg(long)]
-    pub reason: Vec<String>,
+    reason: Vec<String>,
 }
 
 impl Filters {
     /// Whether a loss is wanted.
     pub fn pass(&self, one: &DropReport) -> bool {
-        let any = |list: &[String], fits: &dyn Fn(&String) -> bool| {
-            list.is_empty() || list.iter().any(fits)
+        let ends = Ends {
+            pods: &[&one.source_pod, &one.destination_pod],
+            ips: &[&one.source, &one.destination],
+            ports: &[one.destination_port],
+            protocol: &one.protocol,
         };
-        let pods = [&one.source_pod, &one.destination_pod];
-        let ips = [&one.source, &one.destination];
-        let in_namespace = |wanted: &String| {
-            pods.iter().any(|pod| {
-                pod.split_once('/')
-                    .is_some_and(|(namespace, _)| namespace == wanted)
-            })
-        };
-        let has = |net: &IpNet| {
-            ips.iter()
-                .any(|ip| ip.parse::<IpAddr>().is_ok_and(|ip| net.contains(&ip)))
-        };
-        let speaks = |wanted: &String| {
-            one.protocol
-                .to_lowercase()
-                .starts_with(&wanted.to_lowercase())
-        };
-        any(&self.pod, &|wanted| {
-            pods.iter().any(|pod| is_of(pod, wanted))
-        }) && any(&self.namespace, &in_namespace)
-            && (self.ip.is_empty() || self.ip.iter().any(has))
-            && (self.port.is_empty()
-                || self
-                    .port
-                    .iter()
-                    .any(|port| u32::from(*port) == one.destination_port))
-            && any(&self.protocol, &speaks)
-            && any(&self.reason, &|wanted| {
-                wanted.eq_ignore_ascii_case(&one.reason)
-            })
+        let because = |wanted: &String| wanted.eq_ignore_ascii_case(&one.reason);
+        self.ends.pass(&ends) && any(&self.reason, because)
     }
 }
 
@@ -103,28 +64,34 @@ impl Filters {
 /// When all agents fail.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let agents = args.servers.resolve().await?;
-    let mut all = ask_all(&agents, list).await?.given.concat();
+    let answers = ask_all(&agents, list).await?.given;
+    answers
+        .iter()
+        .flat_map(remarks)
+        .for_each(|line| tell(&line));
+    let mut all: Vec<_> = answers.into_iter().flat_map(|one| one.drops).collect();
     all.retain(|one| args.filters.pass(one));
     all.sort_by_key(|one| std::cmp::Reverse(one.last.map(|at| (at.seconds, at.nanos))));
-    if args.output == Format::Json {
-        return json(DROP_REPORT, &all);
+    let mut page = Page::new(Style::of_stdout());
+    match args.output {
+        Format::Json => page.objects(DROP_REPORT, &all)?,
+        Format::Compact => page.lines(all.iter().map(compact)),
+        Format::Table => table(&mut page, &all, false, SystemTime::now()),
+        Format::Wide => table(&mut page, &all, true, SystemTime::now()),
     }
-    let mut page = Page::new(args.output == Format::Wide, colour());
-    table(&mut page, &all, SystemTime::now());
     page.print()?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(agent: &Agent) -> anyhow::Result<Vec<DropReport>> {
+/// What an agent knows of packets that died.
+///
+/// # Errors
+/// When the agent fails.
+pub async fn list(agent: &Agent) -> anyhow::Result<ListDropsResponse> {
     let mut client = DropsClient::new(agent.channel().await?);
     let answer = client.list(ListDropsRequest {}).await;
-    let answer = answer
-        .map_err(|status| refusal(agent, &status))?
-        .into_inner();
-    for line in remarks(&answer) {
-        tell(&line);
-    }
-    Ok(answer.drops)
+    let answer = answer.map_err(|status| refusal(agent, &status))?;
+    Ok(answer.into_inner())
 }
 
 /// What is to be known beside the losses.
@@ -149,23 +116,23 @@ fn remarks(answer: &ListDropsResponse) -> Vec<String> {
 }
 
 /// The table.
-fn table(page: &mut Page, all: &[DropReport], now: SystemTime) {
+fn table(page: &mut Page, all: &[DropReport], wide: bool, now: SystemTime) {
     if all.is_empty() {
-        page.say("no packet was dropped".to_owned(), Tone::Plain);
+        page.say("no packet was dropped", Tone::Plain);
         return;
     }
-    const HEADER: [&str; 11] = [
-        "LAST",
-        "REASON",
-        "SOURCE",
-        "DESTINATION",
-        "PROTO",
-        "PACKETS",
-        "HOOK",
-        "NODE",
-        "BYTES",
-        "FUNCTION",
-        "SERVICE",
+    const COLUMNS: [Column; 11] = [
+        Column::new("LAST"),
+        Column::new("REASON"),
+        Column::new("SOURCE").cut(20),
+        Column::new("DESTINATION").cut(20),
+        Column::new("PROTO").leave(4),
+        Column::new("PACKETS"),
+        Column::new("HOOK").cut(14).leave(6),
+        Column::new("NODE").cut(12).leave(5),
+        Column::new("BYTES").leave(1),
+        Column::new("FUNCTION").cut(16).leave(2),
+        Column::new("SERVICE").cut(16).leave(3),
     ];
     let rows: Vec<_> = all
         .iter()
@@ -173,29 +140,47 @@ fn table(page: &mut Page, all: &[DropReport], now: SystemTime) {
             let mut cells = vec![
                 ago(one, now),
                 one.reason.clone(),
-                host(&one.source_pod, &one.source, None),
-                host(
-                    &one.destination_pod,
-                    &one.destination,
-                    Some(one.destination_port).filter(|port| *port != 0),
-                ),
+                source(one),
+                destination(one),
                 one.protocol.clone(),
                 one.packets.to_string(),
                 one.hook.clone(),
                 or_none(&one.node),
             ];
-            if page.wide {
+            if wide {
                 cells.extend([
                     one.bytes.to_string(),
                     or_none(&one.function),
                     or_none(&one.service),
                 ]);
             }
-            (cells, Tone::Bad)
+            Entry::toned(cells, Tone::Bad)
         })
         .collect();
-    let shown = if page.wide { HEADER.len() } else { 8 };
-    page.columns(&HEADER[..shown], &rows);
+    page.table(if wide { &COLUMNS } else { &COLUMNS[..8] }, &rows);
+}
+
+/// One line a kind of loss.
+fn compact(one: &DropReport) -> String {
+    format!(
+        "{} {}: {} -> {} {} {} packets at {}",
+        or_none(&one.node),
+        one.reason,
+        source(one),
+        destination(one),
+        one.protocol,
+        one.packets,
+        one.hook
+    )
+}
+
+fn source(one: &DropReport) -> String {
+    host(&one.source_pod, &one.source, None)
+}
+
+fn destination(one: &DropReport) -> String {
+    let port = Some(one.destination_port).filter(|port| *port != 0);
+    host(&one.destination_pod, &one.destination, port)
 }
 
 fn host(pod: &str, ip: &str, port: Option<u32>) -> String {
@@ -218,81 +203,5 @@ fn ago(one: &DropReport, now: SystemTime) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn loss() -> DropReport {
-        DropReport {
-            node: "node-1".to_owned(),
-            reason: "NETFILTER_DROP".to_owned(),
-            hook: "veth0 ingress".to_owned(),
-            direction: "ingress".to_owned(),
-            protocol: "TCP".to_owned(),
-            source_pod: "shop/web-0".to_owned(),
-            source: "10.244.0.15".to_owned(),
-            destination: "10.1.2.3".to_owned(),
-            destination_port: 443,
-            packets: 3,
-            bytes: 222,
-            ..DropReport::default()
-        }
-    }
-
-    #[test]
-    fn flags_are_and_values_are_or() {
-        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        let mut filters = Filters {
-            pod: words(&["api", "web"]),
-            reason: words(&["netfilter_drop"]),
-            ..Filters::default()
-        };
-        assert!(filters.pass(&loss()));
-        filters.port = vec![80];
-        assert!(!filters.pass(&loss()));
-        filters.port = vec![80, 443];
-        filters.namespace = words(&["default"]);
-        assert!(!filters.pass(&loss()));
-    }
-
-    #[test]
-    fn a_line_says_between_whom_why_and_where() {
-        let mut page = Page::new(false, false);
-        table(&mut page, &[loss()], SystemTime::UNIX_EPOCH);
-        let text = page.text();
-        let line: Vec<_> = text
-            .lines()
-            .nth(1)
-            .unwrap_or_default()
-            .split_whitespace()
-            .collect();
-        assert_eq!(
-            line[2..],
-            [
-                "NETFILTER_DROP",
-                "shop/web-0",
-                "10.1.2.3:443",
-                "TCP",
-                "3",
-                "veth0",
-                "ingress",
-                "node-1"
-            ]
-        );
-    }
-
-    #[test]
-    fn a_kernel_without_reasons_is_told() {
-        let answer = ListDropsResponse {
-            node: "n".to_owned(),
-            ..ListDropsResponse::default()
-        };
-        assert!(remarks(&answer)[0].contains("does not say why"));
-        let off = ListDropsResponse {
-            off: "no BTF".to_owned(),
-            forgotten: 2,
-            ..answer
-        };
-        let lines = remarks(&off);
-        assert!(lines[0].ends_with("no BTF") && lines[1].contains("2 older"));
-    }
-}
+#[path = "drops_tests.rs"]
+mod tests;

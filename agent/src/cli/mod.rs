@@ -8,12 +8,14 @@ mod check_route;
 mod completion;
 mod detach;
 mod drops;
+mod ends;
 mod failure;
 mod filters;
 mod fit;
 mod flow_log;
 mod input;
 mod live;
+mod man;
 mod nat;
 mod nat_rows;
 mod nat_source;
@@ -23,6 +25,7 @@ mod notes;
 mod observe;
 mod outlets;
 mod output;
+mod page;
 mod path;
 mod path_end;
 mod path_join;
@@ -35,15 +38,18 @@ mod row;
 mod servers;
 mod services;
 mod services_show;
+#[cfg(test)]
+mod snapshot;
 mod serving;
-mod table;
 mod time;
 mod tls;
 mod top;
 
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub use failure::{is_closed_pipe, tell};
 
@@ -81,6 +87,42 @@ pub enum Command {
     Top(Box<top::Args>),
     /// Print the completion script of a shell
     Completion(completion::Args),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(man::Args),
+}
+
+/// The name under which kubectl takes this program for its command `nodescope`.
+const PLUGIN: &str = "kubectl-nodescope";
+
+/// Reads the command line; what is wrong with it, or help that was asked for, ends the process.
+pub fn parse() -> Cli {
+    let called = std::env::args_os().next();
+    let matches = command(called.as_deref()).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// The commands, as whoever called the program names them: kubectl's plugin is
+/// `kubectl nodescope`.
+fn command(called: Option<&OsStr>) -> clap::Command {
+    let command = Cli::command();
+    if called.and_then(|called| Path::new(called).file_stem()) != Some(OsStr::new(PLUGIN)) {
+        return command;
+    }
+    let names: Vec<String> = command
+        .get_subcommands()
+        .map(|one| one.get_name().to_owned())
+        .collect();
+    let plugin = command.bin_name("kubectl nodescope");
+    names.into_iter().fold(plugin, |command, name| {
+        command.mut_subcommand(name, |one| match one.get_after_help() {
+            None => one,
+            Some(help) => {
+                let help = help.to_string();
+                one.after_help(help.replace("  nodescope ", "  kubectl nodescope "))
+            }
+        })
+    })
 }
 
 impl Command {
@@ -101,6 +143,7 @@ impl Command {
             Self::Probes(args) => block_on(probes::run(args)),
             Self::Top(args) => block_on(top::run(*args)),
             Self::Completion(args) => completion::run(&args),
+            Self::Man(args) => man::run(&args),
         }
     }
 }

@@ -1,13 +1,11 @@
 //! Translations and ports as tables.
 
-use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
+use super::fit::Column;
+use super::page::{Entry, NONE, Page, or_none};
 use super::row::Tone;
-use super::table::Table;
 use crate::sink::proto::node::{NatTuple, SnatPorts, Translation};
-
-const NONE: &str = "-";
 
 /// Pods named for a destination in the narrow table.
 const PODS: usize = 3;
@@ -15,91 +13,31 @@ const PODS: usize = 3;
 /// Mismatches explained below the table: after so many the reason is known.
 const EXPLAINED: usize = 10;
 
-/// Lines to print.
-pub struct Page {
-    pub(super) wide: bool,
-    colour: bool,
-    table: Table,
-    lines: Vec<(String, Tone)>,
-}
-
-impl Page {
-    /// An empty one.
-    pub fn new(wide: bool, colour: bool) -> Self {
-        Self {
-            wide,
-            colour,
-            table: Table::default(),
-            lines: Vec::new(),
-        }
-    }
-
-    /// Adds a table.
-    pub(super) fn columns(&mut self, header: &[&str], rows: &[(Vec<String>, Tone)]) {
-        rows.iter().for_each(|(row, _)| self.table.fit(row));
-        self.lines.push((self.table.line(header), Tone::Header));
-        for (row, tone) in rows {
-            self.lines.push((self.table.line(row), *tone));
-        }
-    }
-
-    /// Adds a line.
-    pub(super) fn say(&mut self, line: String, tone: Tone) {
-        self.lines.push((line, tone));
-    }
-
-    /// The text, with colour where it is wanted.
-    pub fn text(&self) -> String {
-        let mut text = String::new();
-        for (line, tone) in &self.lines {
-            let code = if self.colour { tone.sgr() } else { "" };
-            if code.is_empty() {
-                text.push_str(line);
-            } else {
-                text.push_str(&format!("\x1b[{code}m{line}\x1b[0m"));
-            }
-            text.push('\n');
-        }
-        text
-    }
-
-    /// Prints it.
-    ///
-    /// # Errors
-    /// When the reader is gone.
-    pub fn print(&self) -> std::io::Result<()> {
-        let mut out = std::io::stdout().lock();
-        out.write_all(self.text().as_bytes())?;
-        out.flush()
-    }
-}
-
 /// The table of translations, and below it both sides of each mismatch.
-pub fn translations(page: &mut Page, all: &[Translation], now: SystemTime) {
+pub fn translations(page: &mut Page, all: &[Translation], wide: bool, now: SystemTime) {
     if all.is_empty() {
         page.say(
-            "no open connection is translated (--all shows those that are not)".to_owned(),
+            "no open connection is translated (--all shows those that are not)",
             Tone::Plain,
         );
         return;
     }
-    const HEADER: [&str; 14] = [
-        "PROTO",
-        "POD",
-        "BEFORE",
-        "AFTER",
-        "CAUSE",
-        "EXPECTED",
-        "VERDICT",
-        "AGE",
-        "NODE",
-        "SERVICE",
-        "TO-POD",
-        "SOURCE",
-        "CONNECTION",
-        "BECAUSE",
+    const COLUMNS: [Column; 14] = [
+        Column::new("PROTO").leave(8),
+        Column::new("POD").cut(16),
+        Column::new("BEFORE").cut(24),
+        Column::new("AFTER").cut(24),
+        Column::new("CAUSE").leave(10),
+        Column::new("EXPECTED").leave(7),
+        Column::new("VERDICT"),
+        Column::new("AGE").leave(6),
+        Column::new("NODE").cut(12).leave(9),
+        Column::new("SERVICE").cut(12).leave(5),
+        Column::new("TO-POD").cut(16).leave(4),
+        Column::new("SOURCE").leave(1),
+        Column::new("CONNECTION").leave(2),
+        Column::new("BECAUSE").cut(20).leave(3),
     ];
-    let wide = page.wide;
     let rows: Vec<_> = all
         .iter()
         .map(|one| {
@@ -124,40 +62,40 @@ pub fn translations(page: &mut Page, all: &[Translation], now: SystemTime) {
                 ]);
             }
             let tone = if one.mismatch { Tone::Bad } else { Tone::Plain };
-            (cells, tone)
+            Entry::toned(cells, tone)
         })
         .collect();
-    page.columns(if wide { &HEADER } else { &HEADER[..8] }, &rows);
+    page.table(if wide { &COLUMNS } else { &COLUMNS[..8] }, &rows);
     let mismatches: Vec<_> = all.iter().filter(|one| one.mismatch).collect();
     if mismatches.is_empty() {
         return;
     }
-    page.say(String::new(), Tone::Plain);
+    page.gap();
     for one in mismatches.iter().take(EXPLAINED) {
         let line = format!(
             "mismatch {}: configured: {}; observed: {}",
             one.connection, one.configured, one.observed
         );
-        page.say(line, Tone::Bad);
+        page.say(&line, Tone::Bad);
     }
     if let Some(more) = mismatches.len().checked_sub(EXPLAINED).filter(|n| *n > 0) {
         page.say(
-            format!("and {more} more: -o wide shows why of each"),
+            &format!("and {more} more: -o wide shows why of each"),
             Tone::Bad,
         );
     }
 }
 
 /// The table of ports in use.
-pub fn ports(page: &mut Page, all: &[SnatPorts]) {
+pub fn ports(page: &mut Page, all: &[SnatPorts], wide: bool) {
     if all.is_empty() {
         page.say(
-            "no open connection takes a source port of the node".to_owned(),
+            "no open connection takes a source port of the node",
             Tone::Plain,
         );
         return;
     }
-    let shown = if page.wide { usize::MAX } else { PODS };
+    let shown = if wide { usize::MAX } else { PODS };
     let rows: Vec<_> = all
         .iter()
         .map(|one| {
@@ -178,15 +116,45 @@ pub fn ports(page: &mut Page, all: &[SnatPorts]) {
                 or_none(&one.node),
                 pods.join(", "),
             ];
-            (cells, Tone::Plain)
+            Entry::new(cells)
         })
         .collect();
-    let header = ["DESTINATION", "PROTO", "PORTS", "FROM", "NODE", "PODS"];
-    page.columns(&header, &rows);
+    const COLUMNS: [Column; 6] = [
+        Column::new("DESTINATION").cut(20),
+        Column::new("PROTO"),
+        Column::new("PORTS"),
+        Column::new("FROM").leave(2),
+        Column::new("NODE").cut(12).leave(1),
+        Column::new("PODS").wrap(),
+    ];
+    page.table(&COLUMNS, &rows);
 }
 
-pub(super) fn or_none(text: &str) -> String {
-    if text.is_empty() { NONE } else { text }.to_owned()
+/// One line a translation.
+pub fn compact_translation(one: &Translation) -> String {
+    format!(
+        "{} {} {} {} => {} {} {}",
+        or_none(&one.node),
+        one.protocol,
+        or_none(&one.source_pod),
+        tuple(one.original.as_ref()),
+        tuple(one.translated.as_ref()),
+        one.cause,
+        verdict(one),
+    )
+}
+
+/// One line a destination.
+pub fn compact_ports(one: &SnatPorts) -> String {
+    format!(
+        "{} {} -> {}/{} {} ports, {} pods",
+        or_none(&one.node),
+        one.from,
+        end(&one.address, one.port),
+        one.protocol,
+        one.ports,
+        one.pods.len()
+    )
 }
 
 fn tuple(tuple: Option<&NatTuple>) -> String {

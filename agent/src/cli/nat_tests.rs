@@ -4,7 +4,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use clap::Parser;
 
-use super::super::nat_rows::{self, Page};
+use super::super::nat_rows;
+use super::super::snapshot::{same, same_pages};
 use super::*;
 use crate::sink::proto::node::PodPorts;
 
@@ -85,9 +86,9 @@ fn a_mismatch_is_shown_with_both_sides() {
     wrong.expected = "kept".to_owned();
     wrong.mismatch = true;
     wrong.configured = "10.224.0.0/16 is not masqueraded (ConfigMap x)".to_owned();
-    let mut page = Page::new(false, false);
+    let mut page = Page::new(Style::default());
     let now = UNIX_EPOCH + Duration::from_secs(163);
-    nat_rows::translations(&mut page, &[masqueraded(), wrong], now);
+    nat_rows::translations(&mut page, &[masqueraded(), wrong], false, now);
     let wanted = "\
 PROTO  POD         BEFORE                                AFTER                                \
 CAUSE       EXPECTED    VERDICT        AGE
@@ -124,12 +125,53 @@ fn ports_by_destination_name_the_pods() -> Result<(), clap::Error> {
     };
     assert!(filters("--pod a/d --port 443")?.pass_ports(&one));
     assert!(!filters("--pod e")?.pass_ports(&one));
-    let mut page = Page::new(false, false);
-    nat_rows::ports(&mut page, &[one]);
+    let mut page = Page::new(Style::default());
+    nat_rows::ports(&mut page, &[one], false);
     let wanted = "\
 DESTINATION     PROTO  PORTS  FROM        NODE    PODS
 10.224.1.2:443  TCP    9      10.224.0.4  node-0  a/a (4), a/b (3), a/c (1), and 1 more
 ";
     assert_eq!(page.text(), wanted);
+    Ok(())
+}
+
+#[test]
+fn pages_as_they_were() -> anyhow::Result<()> {
+    let mut wrong = masqueraded();
+    wrong.mismatch = true;
+    let (all, now) = (
+        [masqueraded(), wrong],
+        UNIX_EPOCH + Duration::from_secs(163),
+    );
+    let ports = [SnatPorts {
+        node: "node-0".to_owned(),
+        address: "10.224.1.2".to_owned(),
+        port: 443,
+        protocol: "TCP".to_owned(),
+        from: "10.224.0.4".to_owned(),
+        ports: 9,
+        pods: vec![PodPorts {
+            pod: "shop/web-0".to_owned(),
+            connections: 9,
+        }],
+    }];
+    same_pages("nat-ports", |page| nat_rows::ports(page, &ports, false));
+    for (name, wide) in [("nat", false), ("nat-wide", true)] {
+        let mut page = Page::new(Style::default());
+        nat_rows::translations(&mut page, &all, wide, now);
+        same(name, page.text());
+    }
+    let mut page = Page::new(Style {
+        colour: true,
+        width: Some(80),
+    });
+    nat_rows::translations(&mut page, &all[..1], false, now);
+    same("nat-narrow", page.text());
+    let mut page = Page::new(Style::default());
+    page.objects(json::TRANSLATION, &all)?;
+    page.lines(all.iter().map(nat_rows::compact_translation));
+    page.objects(json::SNAT_PORTS, &ports)?;
+    page.lines(ports.iter().map(nat_rows::compact_ports));
+    same("nat-lines", page.text());
     Ok(())
 }

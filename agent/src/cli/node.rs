@@ -1,16 +1,17 @@
 //! `nodescope node`: the node behind an agent.
 
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::ValueEnum;
 
 use super::agents::{Agent, ask_all, refusal};
+use super::fit::Column;
 use super::node_pods;
+use super::output::Format;
+use super::page::{Entry, Page, Style, or_none};
+use super::row::Tone;
 use super::servers::Servers;
-use super::table::Table;
 use super::time;
 use crate::sink::json;
 use crate::sink::proto::node::node_client::NodeClient;
@@ -18,6 +19,11 @@ use crate::sink::proto::node::{DescribeRequest, DescribeResponse, HookCounts, In
 
 /// Flags of `node`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  nodescope node                      this node, or every node of the cluster
+  nodescope node --node 'pool1-*' -o compact
+                                      one line a node
+  nodescope node --classify 10.0.0.10 what kind of address that is, to each node")]
 pub struct Args {
     /// Say what kind of address each of these is, instead: pod, node, service, load-balancer,
     /// vnet, link-local, platform or external
@@ -30,18 +36,6 @@ pub struct Args {
     servers: Servers,
 }
 
-/// How to print.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// Aligned columns
-    #[default]
-    Table,
-    /// More columns
-    Wide,
-    /// One JSON object a node
-    Json,
-}
-
 /// Shows the nodes; one that fails is told about.
 ///
 /// # Errors
@@ -49,32 +43,34 @@ enum Format {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let agents = args.servers.resolve().await?;
     let nodes = ask_all(&agents, describe).await?.given;
+    let mut page = Page::new(Style::of_stdout());
     if !args.classify.is_empty() {
-        return classify(&nodes, &args.classify, args.output);
+        classify(&mut page, &nodes, &args.classify, args.output)?;
+        page.print()?;
+        return Ok(ExitCode::SUCCESS);
     }
-    let mut out = std::io::stdout().lock();
-    for (index, node) in nodes.iter().enumerate() {
-        let mut text = Vec::new();
-        if args.output == Format::Json {
-            json::write(json::DESCRIBE, node, &mut text)?;
-            text.push(b'\n');
-        } else {
-            if index > 0 {
-                text.push(b'\n');
+    match args.output {
+        Format::Json => page.sparse_objects(json::DESCRIBE, &nodes)?,
+        Format::Compact => page.lines(nodes.iter().map(compact)),
+        Format::Table | Format::Wide => {
+            for (index, node) in nodes.iter().enumerate() {
+                if index > 0 {
+                    page.gap();
+                }
+                show(&mut page, node, args.output == Format::Wide);
             }
-            text.extend(page(node, args.output == Format::Wide).into_bytes());
         }
-        out.write_all(&text)?;
     }
-    out.flush()?;
+    page.print()?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn classify(
+    page: &mut Page,
     nodes: &[DescribeResponse],
     addresses: &[IpAddr],
     format: Format,
-) -> anyhow::Result<ExitCode> {
+) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for node in nodes {
         for ip in addresses {
@@ -82,62 +78,78 @@ fn classify(
             rows.push([ip.to_string(), class, range, node.name.clone()]);
         }
     }
-    let mut out = std::io::stdout().lock();
-    if format == Format::Json {
-        for [ip, class, range, node] in &rows {
-            let line = serde_json::json!({"ip": ip, "class": class, "range": range, "node": node});
-            writeln!(out, "{line}")?;
-        }
-    } else {
-        let mut table = Table::default();
-        rows.iter().for_each(|row| table.fit(row));
-        writeln!(
-            out,
-            "{}",
-            table.line(&["ADDRESS", "CLASS", "RANGE", "NODE"])
-        )?;
-        for row in &rows {
-            writeln!(out, "{}", table.line(row))?;
+    match format {
+        Format::Json => page.lines(rows.iter().map(|[ip, class, range, node]| {
+            serde_json::json!({"ip": ip, "class": class, "range": range, "node": node}).to_string()
+        })),
+        Format::Compact => page.lines(
+            rows.iter()
+                .map(|[ip, class, _, node]| format!("{ip} {class} on {node}")),
+        ),
+        Format::Table | Format::Wide => {
+            let columns = ["ADDRESS", "CLASS", "RANGE"].map(Column::new);
+            let columns = [&columns[..], &[Column::new("NODE").cut(12)]].concat();
+            let rows = rows.into_iter().map(|row| Entry::new(row.to_vec()));
+            page.table(&columns, &rows.collect::<Vec<_>>());
         }
     }
-    out.flush()?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-async fn describe(agent: &Agent) -> anyhow::Result<DescribeResponse> {
+/// What an agent knows of its node.
+///
+/// # Errors
+/// When the agent fails.
+pub async fn describe(agent: &Agent) -> anyhow::Result<DescribeResponse> {
     let mut client = NodeClient::new(agent.channel().await?);
     let answer = client.describe(DescribeRequest {}).await;
     let answer = answer.map_err(|status| refusal(agent, &status));
     Ok(answer.context("node")?.into_inner())
 }
 
-fn page(node: &DescribeResponse, wide: bool) -> String {
-    let mut lines = facts(node);
-    lines.push(String::new());
+/// One line a node.
+fn compact(node: &DescribeResponse) -> String {
+    let attached = node
+        .interfaces
+        .iter()
+        .filter(|one| !one.attached.is_empty());
+    format!(
+        "{} {}, kernel {}, agent {}, {} interfaces watched, {} pods, API {}",
+        node.name,
+        or_none(&node.network_model),
+        or_none(&node.kernel),
+        or_none(&node.version),
+        attached.count(),
+        node.pods.len(),
+        node.api.as_ref().map_or("none", |api| &api.state),
+    )
+}
+
+fn show(page: &mut Page, node: &DescribeResponse, wide: bool) {
+    page.list(&[Column::new(""), Column::new("").wrap()], &facts(node));
+    page.gap();
     let rows: Vec<_> = node
         .interfaces
         .iter()
-        .map(|interface| row(interface, wide))
+        .map(|interface| Entry {
+            tone: (!interface.error.is_empty()).then_some(Tone::Bad),
+            ..Entry::new(row(interface, wide))
+        })
         .collect();
-    let mut table = Table::default();
-    rows.iter().for_each(|row| table.fit(row));
-    let header: &[&str] = if wide { &WIDE } else { &WIDE[..9] };
-    lines.push(table.line(header));
-    lines.extend(rows.iter().map(|row| table.line(row)));
+    page.table(if wide { &COLUMNS } else { &COLUMNS[..9] }, &rows);
     if node.interfaces.is_empty() {
-        lines.push("no interfaces are watched: see --interfaces of the agent".to_owned());
+        page.say(
+            "no interfaces are watched: see --interfaces of the agent",
+            Tone::Plain,
+        );
     }
-    let pods = node_pods::table(&node.pods);
-    if !pods.is_empty() {
-        lines.push(String::new());
-        lines.extend(pods);
+    if !node.pods.is_empty() {
+        page.gap();
+        node_pods::table(page, &node.pods);
     }
-    lines.push(String::new());
-    lines.join("\n")
 }
 
-fn facts(node: &DescribeResponse) -> Vec<String> {
-    let mut table = Table::default();
+fn facts(node: &DescribeResponse) -> Vec<Entry> {
     let mut facts: Vec<[String; 2]> = Vec::new();
     let mut fact = |name: &str, value: String| {
         if !value.is_empty() {
@@ -193,34 +205,31 @@ fn facts(node: &DescribeResponse) -> Vec<String> {
     for note in &node.notes {
         fact("Note", note.clone());
     }
-    facts.iter().for_each(|pair| table.fit(pair));
-    facts.iter().map(|pair| table.line(pair)).collect()
+    let entry = |pair: [String; 2]| Entry {
+        tone: Some(Tone::Header),
+        first_only: true,
+        ..Entry::new(pair.to_vec())
+    };
+    facts.into_iter().map(entry).collect()
 }
 
-const WIDE: [&str; 13] = [
-    "INTERFACE",
-    "ROLE",
-    "KIND",
-    "MASTER",
-    "ATTACHED",
-    "PODS",
-    "IN(PACKETS)",
-    "OUT(PACKETS)",
-    "UNATTRIBUTED",
-    "INDEX",
-    "ADDRESSES",
-    "IN(BYTES)",
-    "OUT(BYTES)",
+const COLUMNS: [Column; 13] = [
+    Column::new("INTERFACE"),
+    Column::new("ROLE"),
+    Column::new("KIND").leave(6),
+    Column::new("MASTER").leave(5),
+    Column::new("ATTACHED").cut(16),
+    Column::new("PODS").cut(24),
+    Column::new("IN(PACKETS)").leave(8),
+    Column::new("OUT(PACKETS)").leave(7),
+    Column::new("UNATTRIBUTED").leave(9),
+    Column::new("INDEX").leave(1),
+    Column::new("ADDRESSES").cut(16).leave(4),
+    Column::new("IN(BYTES)").leave(3),
+    Column::new("OUT(BYTES)").leave(2),
 ];
 
 fn row(interface: &Interface, wide: bool) -> Vec<String> {
-    let or_none = |text: String| {
-        if text.is_empty() {
-            "-".to_owned()
-        } else {
-            text
-        }
-    };
     let pods = interface.pods.iter().map(|pod| {
         let name = if pod.name.is_empty() {
             String::new()
@@ -241,11 +250,11 @@ fn row(interface: &Interface, wide: bool) -> Vec<String> {
     let lost = [interface.ingress, interface.egress].into_iter().flatten();
     let mut cells = vec![
         interface.name.clone(),
-        or_none(interface.role.clone()),
-        or_none(interface.kind.clone()),
-        or_none(interface.master.clone()),
+        or_none(&interface.role),
+        or_none(&interface.kind),
+        or_none(&interface.master),
         attached,
-        or_none(pods.collect::<Vec<_>>().join(", ")),
+        or_none(&pods.collect::<Vec<_>>().join(", ")),
         packets(interface.ingress),
         packets(interface.egress),
         match interface.beneath.is_empty() {
@@ -259,7 +268,7 @@ fn row(interface: &Interface, wide: bool) -> Vec<String> {
     if wide {
         cells.extend([
             interface.index.to_string(),
-            or_none(interface.addresses.join(", ")),
+            or_none(&interface.addresses.join(", ")),
             bytes(interface.ingress),
             bytes(interface.egress),
         ]);

@@ -5,34 +5,27 @@ use std::net::IpAddr;
 use anyhow::Context as _;
 use ipnet::IpNet;
 
-use super::table::Table;
+use super::fit::Column;
+use super::page::{Entry, Page, or_none};
 use crate::sink::proto::node::{DescribeResponse, Masquerade, PodAddresses, PodPath};
 
 /// One line a pod: interface, bridge, neighbour and route.
-pub fn table(pods: &[PodPath]) -> Vec<String> {
-    if pods.is_empty() {
-        return Vec::new();
-    }
-    let header = [
-        "POD",
-        "IP",
-        "INTERFACE",
-        "IN-POD",
-        "BRIDGE",
-        "MAC",
-        "NEIGHBOUR",
-        "ROUTE",
+pub fn table(page: &mut Page, pods: &[PodPath]) {
+    const COLUMNS: [Column; 8] = [
+        Column::new("POD").cut(20),
+        Column::new("IP"),
+        Column::new("INTERFACE"),
+        Column::new("IN-POD").leave(2),
+        Column::new("BRIDGE").leave(3),
+        Column::new("MAC").leave(1),
+        Column::new("NEIGHBOUR").leave(5),
+        Column::new("ROUTE").cut(20).leave(4),
     ];
-    let rows: Vec<Vec<String>> = pods.iter().map(row).collect();
-    let mut table = Table::default();
-    rows.iter().for_each(|row| table.fit(row));
-    let mut lines = vec![table.line(&header)];
-    lines.extend(rows.iter().map(|row| table.line(row)));
-    lines
+    let rows = pods.iter().map(|pod| Entry::new(row(pod)));
+    page.table(&COLUMNS, &rows.collect::<Vec<_>>());
 }
 
 fn row(pod: &PodPath) -> Vec<String> {
-    let or_none = |text: &str| if text.is_empty() { "-" } else { text }.to_owned();
     let name = match pod.name.as_str() {
         "" => "-".to_owned(),
         name => format!("{}/{name}", pod.namespace),

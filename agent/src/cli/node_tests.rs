@@ -1,10 +1,10 @@
 //! What the page about a node says.
 
+use super::super::snapshot::{same, same_pages};
 use super::*;
-use crate::sink::proto::node::{ApiState, FlowTable, PodAddress, ProgramCost};
+use crate::sink::proto::node::{ApiState, FlowTable, PodAddress, PodPath, ProgramCost};
 
-#[test]
-fn a_node_with_a_pod_and_an_interface_that_failed() {
+fn node() -> DescribeResponse {
     let hook = |packets, unattributed_packets| HookCounts {
         packets,
         unattributed_packets,
@@ -15,7 +15,7 @@ fn a_node_with_a_pod_and_an_interface_that_failed() {
         name: "web-0".to_owned(),
         ip: "10.244.0.15".to_owned(),
     };
-    let node = DescribeResponse {
+    DescribeResponse {
         name: "node-1".to_owned(),
         network_model: "kubenet".to_owned(),
         evidence: vec!["cbr0 has pod ports".to_owned(), "no CNI".to_owned()],
@@ -59,7 +59,11 @@ fn a_node_with_a_pod_and_an_interface_that_failed() {
             },
         ],
         ..DescribeResponse::default()
-    };
+    }
+}
+
+#[test]
+fn a_node_with_a_pod_and_an_interface_that_failed() {
     let wanted = "\
 Node            node-1
 Network model   kubenet
@@ -78,6 +82,34 @@ veth0      pod   veth  cbr0    tcx                  shop/web-0 10.244.0.15  5   
 eth0       -     -     -       none: not permitted  -                       -            \
 -             0
 ";
-    assert_eq!(page(&node, false), wanted);
-    assert!(page(&node, true).contains("ADDRESSES"));
+    let shown = |wide| {
+        let mut page = Page::new(Style::default());
+        show(&mut page, &node(), wide);
+        page.text().to_owned()
+    };
+    assert_eq!(shown(false), wanted);
+    assert!(shown(true).contains("ADDRESSES"));
+}
+
+#[test]
+fn pages_as_they_were() {
+    let mut node = node();
+    node.pods = vec![PodPath {
+        namespace: "shop".to_owned(),
+        name: "web-0".to_owned(),
+        ip: "10.244.0.15".to_owned(),
+        interface: "veth0".to_owned(),
+        index: 7,
+        peer_index: 2,
+        bridge: "cbr0".to_owned(),
+        mac: "02:00:00:00:00:0f".to_owned(),
+        neighbour: "reachable".to_owned(),
+        neighbour_interface: "cbr0".to_owned(),
+        route: "10.244.0.0/24 dev cbr0".to_owned(),
+    }];
+    same_pages("node", |page| show(page, &node, false));
+    let mut page = Page::new(Style::default());
+    show(&mut page, &node, true);
+    same("node-wide", page.text());
+    same("node-compact", &compact(&node));
 }

@@ -17,6 +17,13 @@ const DEFAULT_LAST: u64 = 20;
 
 /// Flags of `observe`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  nodescope observe                            the newest 20 flows
+  nodescope observe -f --pod shop/web          live, of one pod
+  nodescope observe --snat --class pod-to-world --since 5m
+  nodescope observe -f --verdict dropped -o compact
+  nodescope observe --last 100 -o json | jq .flow.Summary
+  nodescope observe --input-file flows.jsonl --to-port 443 --all")]
 pub struct Args {
     #[command(flatten)]
     filters: FlowFilters,

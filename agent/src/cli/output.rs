@@ -1,12 +1,12 @@
 //! Standard output: format, colour, columns.
 
-use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
+use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write};
 
 use clap::ValueEnum;
 
 use super::fit;
+use super::page::Style;
 use super::row::{Row, Tone};
-use super::table::Table;
 use super::time;
 use crate::sink::json;
 use crate::sink::proto::observer::GetFlowsResponse;
@@ -20,23 +20,21 @@ pub enum Format {
     Table,
     /// More columns
     Wide,
-    /// One JSON object a line: the record of the flow log
+    /// One JSON object a line
     Json,
-    /// One short line a flow
+    /// One short line each
     Compact,
 }
 
 /// Prints responses.
-pub struct Output {
-    out: BufWriter<StdoutLock<'static>>,
+pub struct Output<W: Write = BufWriter<StdoutLock<'static>>> {
+    out: W,
     format: Format,
-    colour: bool,
-    table: Table,
-    headed: bool,
-    /// Columns of the terminal; none where the output is no terminal, and nothing is cut.
-    width: Option<usize>,
+    style: Style,
+    /// The widest cell of each column until now.
+    natural: Vec<usize>,
     /// Places of the columns that are shown, once the header was.
-    kept: Vec<usize>,
+    kept: Option<Vec<usize>>,
     text: Vec<u8>,
 }
 
@@ -46,7 +44,7 @@ pub fn colour() -> bool {
 }
 
 /// Columns of the terminal that standard output is.
-fn terminal_width() -> Option<usize> {
+pub fn terminal_width() -> Option<usize> {
     let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
     Some(usize::from(width.0)).filter(|width| *width > 0)
 }
@@ -54,14 +52,23 @@ fn terminal_width() -> Option<usize> {
 impl Output {
     /// To standard output.
     pub fn new(format: Format) -> Self {
-        Self {
-            out: BufWriter::new(io::stdout().lock()),
+        Self::to(
+            BufWriter::new(io::stdout().lock()),
             format,
-            colour: colour(),
-            table: Table::default(),
-            headed: false,
-            width: terminal_width(),
-            kept: Vec::new(),
+            Style::of_stdout(),
+        )
+    }
+}
+
+impl<W: Write> Output<W> {
+    /// To a writer.
+    pub fn to(out: W, format: Format, style: Style) -> Self {
+        Self {
+            out,
+            format,
+            style,
+            natural: Vec::new(),
+            kept: None,
             text: Vec::new(),
         }
     }
@@ -116,50 +123,74 @@ impl Output {
         if rows.is_empty() {
             return Ok(());
         }
+        let columns = Row::columns(wide);
+        let widest = fit::natural(columns, rows.iter().map(|row| row.cells(wide)));
+        self.natural.resize(widest.len(), 0);
+        for (known, width) in self.natural.iter_mut().zip(widest) {
+            *known = width.max(*known);
+        }
+        let width = self.style.width.unwrap_or(usize::MAX);
+        let headed = self.kept.is_some();
+        let kept = self
+            .kept
+            .take()
+            .unwrap_or_else(|| fit::choose(columns, &self.natural, width));
+        let widths = fit::widths(columns, &self.natural, &kept, width);
+        if !headed {
+            let names: Vec<&str> = columns.iter().map(|column| column.name).collect();
+            for line in fit::row(columns, &kept, &widths, &names) {
+                self.line(&line, Tone::Header)?;
+            }
+        }
         for row in &rows {
-            self.table.fit(&row.cells(wide));
+            for line in fit::row(columns, &kept, &widths, &row.cells(wide)) {
+                self.line(&line, row.tone)?;
+            }
         }
-        let header = Row::header(wide);
-        self.table.fit(header);
-        let mut lines = Table::default();
-        if !std::mem::replace(&mut self.headed, true) {
-            let all = || (0..header.len()).collect();
-            let natural = self.table.widths();
-            let fitting = self.width.map(|width| fit::choose(header, natural, width));
-            self.kept = fitting.unwrap_or_else(all);
-            let line = self.cut(&mut lines, header);
-            self.line(&line, Tone::Header)?;
-        }
-        for row in &rows {
-            let line = self.cut(&mut lines, &row.cells(wide));
-            self.line(&line, row.tone)?;
-        }
+        self.kept = Some(kept);
         Ok(())
     }
 
-    /// A line of the columns that are shown, names shortened to what the terminal has room for.
-    fn cut(&self, lines: &mut Table, cells: &[&str]) -> String {
-        let natural = self.table.widths();
-        let header = Row::header(cells.len() > Row::header(false).len());
-        let widths = match self.width {
-            Some(width) => fit::widths(header, natural, &self.kept, width),
-            None => self.kept.iter().map(|place| natural[*place]).collect(),
-        };
-        let blank: Vec<String> = widths.iter().map(|width| " ".repeat(*width)).collect();
-        lines.fit(&blank);
-        let shown = self.kept.iter().zip(&widths);
-        let shown: Vec<_> = shown
-            .map(|(place, width)| fit::shorten(cells[*place], *width))
-            .collect();
-        lines.line(&shown)
-    }
-
     fn line(&mut self, line: &str, tone: Tone) -> io::Result<()> {
-        let code = if self.colour { tone.sgr() } else { "" };
+        let code = if self.style.colour { tone.sgr() } else { "" };
         if code.is_empty() {
             writeln!(self.out, "{line}")
         } else {
             writeln!(self.out, "\x1b[{code}m{line}\x1b[0m")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::snapshot::same;
+    use super::*;
+    use crate::sink::fixture::{masqueraded, ping, pod_to_pod, through_service};
+    use crate::sink::observer::convert::response;
+
+    #[test]
+    fn flows_in_every_format() -> anyhow::Result<()> {
+        let flows = [pod_to_pod(), masqueraded(), through_service(), ping()];
+        let responses: Vec<_> = flows.iter().map(response).collect();
+        let plain = Style::default();
+        let coloured = Style {
+            colour: true,
+            width: Some(100),
+        };
+        for (name, format, style) in [
+            ("table", Format::Table, plain),
+            ("wide", Format::Wide, plain),
+            ("json", Format::Json, plain),
+            ("compact", Format::Compact, plain),
+            ("coloured", Format::Wide, coloured),
+        ] {
+            let mut text = Vec::new();
+            let mut output = Output::to(&mut text, format, style);
+            output.print(&responses[..2])?;
+            output.print(&responses[2..])?;
+            drop(output);
+            same(&format!("observe-{name}"), &String::from_utf8(text)?);
+        }
+        Ok(())
     }
 }

@@ -1,17 +1,17 @@
 //! `nodescope path`: one connection hop by hop, the nodes joined.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::bail;
-use clap::ValueEnum;
 
 use super::agents::{Agent, ask_each, refusal};
 use super::failure::tell;
 use super::filters::FlowFilters;
+use super::output::Format;
+use super::page::{Page, Style};
 use super::path_end::judge;
 use super::path_join::{Path, join, newest};
 use super::path_leg::Leg;
@@ -26,6 +26,15 @@ use crate::sink::proto::observer::{GetFlowsRequest, GetFlowsResponse};
 
 /// Flags of `path`.
 #[derive(clap::Args, Debug)]
+#[command(
+    after_help = "All agents are asked, for a connection may cross several nodes; --node keeps those that the node saw.
+
+Examples:
+  nodescope path --pod web --to-port 5432     the newest connection of a pod to a port
+  nodescope path --service shop/web --last 3  the newest three to a service
+  nodescope path --ip 10.1.2.3 --since 5m -o compact
+  nodescope path --pod web --input-file node0.jsonl --input-file node1.jsonl"
+)]
 pub struct Args {
     #[command(flatten)]
     filters: FlowFilters,
@@ -43,16 +52,6 @@ pub struct Args {
     input_file: Vec<PathBuf>,
     #[command(flatten)]
     servers: Servers,
-}
-
-/// How to print.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// A line a hop
-    #[default]
-    Table,
-    /// One JSON object a connection
-    Json,
 }
 
 /// Shows connections.
@@ -104,22 +103,21 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     paths.drain(..paths.len().saturating_sub(args.last));
-    let mut text = String::new();
+    let mut page = Page::new(Style::of_stdout());
     for (index, path) in paths.iter().enumerate() {
         let end = judge(path, &asked);
         match args.output {
-            Format::Json => text.push_str(&format!("{}\n", path_show::json(path, &end))),
-            Format::Table => {
+            Format::Json => page.lines([path_show::json(path, &end).to_string()]),
+            Format::Compact => page.lines([path_show::compact(path, &end)]),
+            Format::Table | Format::Wide => {
                 if index > 0 {
-                    text.push('\n');
+                    page.gap();
                 }
-                text.push_str(&path_show::page(path, &end));
+                path_show::show(&mut page, path, &end, args.output == Format::Wide);
             }
         }
     }
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
+    page.print()?;
     Ok(ExitCode::SUCCESS)
 }
 

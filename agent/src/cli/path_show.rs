@@ -4,93 +4,125 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
+use super::fit::Column;
+use super::page::{Entry, NONE, Page};
 use super::path_end::{Outcome, Stop};
 use super::path_join::Path;
 use super::path_leg::{Counts, Leg, LegHop, Pair};
-use super::table::Table;
+use super::row::Tone;
 
 /// What became of it, and where it stops.
 pub type End = (Outcome, Option<Stop>);
 
-const HEADER: [&str; 8] = [
-    "NODE",
-    "INTERFACE",
-    "ROLE",
-    "WAY",
-    "TUPLE",
-    "PACKETS(OUT/BACK)",
-    "BYTES(OUT/BACK)",
-    "POD",
+const COLUMNS: [Column; 9] = [
+    Column::new("NODE").cut(12).leave(5),
+    Column::new("INTERFACE"),
+    Column::new("ROLE").leave(3),
+    Column::new("WAY"),
+    Column::new("TUPLE").cut(26),
+    Column::new("PACKETS(OUT/BACK)"),
+    Column::new("BYTES(OUT/BACK)").leave(2),
+    Column::new("POD").cut(16).leave(4),
+    Column::new("CONNECTION").leave(1),
 ];
 
-/// A line a row of the page.
-enum Line {
-    Cells(Vec<String>),
-    Note(String),
+/// A line a hop, translations and borders between nodes in between.
+pub fn show(page: &mut Page, path: &Path, (outcome, stop): &End, wide: bool) {
+    let (Some(first), Some(last)) = (path.legs.first(), path.legs.last()) else {
+        return;
+    };
+    let mut rows = Vec::new();
+    for (index, leg) in path.legs.iter().enumerate() {
+        if index > 0 {
+            rows.push(note("  ~ network between the nodes".to_owned()));
+        }
+        leg_rows(leg, &mut rows, wide);
+    }
+    let state = first.state.as_deref().unwrap_or(NONE);
+    let line = format!(
+        "{} {} -> {}  {}, {state}",
+        first.protocol, first.source, last.destination, first.class
+    );
+    page.say(&line, Tone::Header);
+    page.table(if wide { &COLUMNS } else { &COLUMNS[..8] }, &rows);
+    page.say(
+        &format!("Far end sees {}", last.translated.source),
+        Tone::Plain,
+    );
+    page.say(&outcome_line(*outcome, stop.as_ref()), tone(*outcome));
 }
 
-/// A line a hop, translations and borders between nodes in between.
-pub fn page(path: &Path, (outcome, stop): &End) -> String {
+fn outcome_line(outcome: Outcome, stop: Option<&Stop>) -> String {
+    let Some(stop) = stop else {
+        return format!("Outcome: {}", outcome.word());
+    };
+    let what = if stop.answer { "answer last" } else { "last" };
+    format!(
+        "Outcome: {}, {what} seen at {} of {} ({}): {}",
+        outcome.word(),
+        stop.interface,
+        stop.node,
+        stop.reason,
+        stop.detail
+    )
+}
+
+fn tone(outcome: Outcome) -> Tone {
+    match outcome {
+        Outcome::Answered => Tone::Good,
+        Outcome::Unanswered => Tone::Unanswered,
+        Outcome::Refused | Outcome::Lost => Tone::Bad,
+    }
+}
+
+/// One line a connection: its ends, the interfaces of each node, and what became of it.
+pub fn compact(path: &Path, (outcome, stop): &End) -> String {
     let (Some(first), Some(last)) = (path.legs.first(), path.legs.last()) else {
         return String::new();
     };
-    let mut lines = vec![Line::Cells(HEADER.map(str::to_owned).to_vec())];
-    for (index, leg) in path.legs.iter().enumerate() {
-        if index > 0 {
-            lines.push(Line::Note("  ~ network between the nodes".to_owned()));
-        }
-        leg_lines(leg, &mut lines);
-    }
-    let mut table = Table::default();
-    for line in &lines {
-        if let Line::Cells(cells) = line {
-            table.fit(cells);
-        }
-    }
-    let state = first.state.as_deref().unwrap_or("-");
-    let mut text = format!(
-        "{} {} -> {}  {}, {state}\n",
-        first.protocol, first.source, last.destination, first.class
-    );
-    for line in &lines {
-        match line {
-            Line::Cells(cells) => text.push_str(&table.line(cells)),
-            Line::Note(note) => text.push_str(note),
-        }
-        text.push('\n');
-    }
-    text.push_str(&format!("Far end sees {}\n", last.translated.source));
-    match stop {
-        None => text.push_str(&format!("Outcome: {}\n", outcome.word())),
-        Some(stop) => {
-            let what = if stop.answer { "answer last" } else { "last" };
-            text.push_str(&format!(
-                "Outcome: {}, {what} seen at {} of {} ({}): {}\n",
-                outcome.word(),
-                stop.interface,
-                stop.node,
-                stop.reason,
-                stop.detail
-            ));
-        }
-    }
-    text
+    let legs: Vec<String> = path
+        .legs
+        .iter()
+        .map(|leg| {
+            let hops: Vec<&str> = leg.hops.iter().map(|hop| hop.interface.as_str()).collect();
+            format!("{}:{}", leg.node, hops.join(">"))
+        })
+        .collect();
+    let reason = stop.as_ref().map(|stop| format!(" ({})", stop.reason));
+    format!(
+        "{} {} -> {} by {}, far end sees {}, {}{}",
+        first.protocol,
+        first.source,
+        last.destination,
+        legs.join(" ~ "),
+        last.translated.source,
+        outcome.word(),
+        reason.unwrap_or_default()
+    )
 }
 
-fn leg_lines(leg: &Leg, lines: &mut Vec<Line>) {
+fn note(line: String) -> Entry {
+    Entry {
+        below: vec![line],
+        ..Entry::default()
+    }
+}
+
+fn leg_rows(leg: &Leg, rows: &mut Vec<Entry>, wide: bool) {
     let mut before = leg.original;
     for hop in &leg.hops {
         if hop.tuple != before {
-            lines.push(Line::Note(format!(
-                "  * {}",
-                translation(leg, before, hop.tuple)
-            )));
+            rows.push(note(format!("  * {}", translation(leg, before, hop.tuple))));
             before = hop.tuple;
         }
-        lines.push(Line::Cells(cells(leg, hop)));
+        let mut cells = cells(leg, hop);
+        if wide {
+            cells.push(leg.connection.clone());
+        }
+        rows.push(Entry::new(cells));
     }
-    for note in &leg.notes {
-        lines.push(Line::Note(format!("  + {note}")));
+    for line in &leg.notes {
+        rows.push(note(format!("  + {line}")));
     }
 }
 

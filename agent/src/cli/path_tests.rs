@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::super::path_end::Outcome;
+use super::super::snapshot::{same, same_pages};
 use super::*;
 use crate::flow::{Flow, Hop, Identity, NatKind, Role};
 use crate::sink::fixture::{at, pod_to_pod, socket};
@@ -85,8 +86,17 @@ fn a_second_hop_is_joined_by_the_tuple_that_the_first_node_made() {
     let sizes: Vec<_> = paths.iter().map(|path| path.legs.len()).collect();
     assert_eq!(sizes, [2, 1]);
     assert_eq!(paths[0].legs[1].connection, format!("{:016x}", 0x222));
-    let page = path_show::page(&paths[0], &judge(&paths[0], &asked()));
+    let mut page = Page::new(Style::default());
+    path_show::show(&mut page, &paths[0], &judge(&paths[0], &asked()), false);
+    let page = page.text();
     assert!(page.contains("network between the nodes"), "{page}");
+    let end = judge(&paths[0], &asked());
+    same_pages("path", |page| path_show::show(page, &paths[0], &end, false));
+    same("path-compact", &path_show::compact(&paths[0], &end));
+    same("path-json", &path_show::json(&paths[0], &end).to_string());
+    let mut page = Page::new(Style::default());
+    path_show::show(&mut page, &paths[0], &end, true);
+    same("path-wide", page.text());
 }
 
 #[test]

@@ -1,16 +1,16 @@
 //! `nodescope probes`: who asks whom for its health, and what the answer is.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use clap::ValueEnum;
 
 use super::agents::{Agent, ask_all, refusal};
+use super::fit::Column;
+use super::output::Format;
+use super::page::{Entry, Page, Style};
+use super::row::Tone;
 use super::servers::Servers;
-use super::table::Table;
 use super::time;
-use crate::sink::json;
 use crate::sink::proto::node::probes_client::ProbesClient;
 use crate::sink::proto::node::{
     ListProbesRequest, ProbeHappening, ProbeTarget, ProbeTimelineRequest,
@@ -18,6 +18,11 @@ use crate::sink::proto::node::{
 
 /// Flags of `probes`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  nodescope probes                     every target: interval, last answer, success, last seen
+  nodescope probes -o wide             with path, period, gaps and weight
+  nodescope probes --timeline shop/web what happened to a service on each node
+  nodescope probes -o json | jq 'select(.result != \"success\")'")]
 pub struct Args {
     /// What happened to a service on each node: endpoints, answers, traffic, in order of time
     #[arg(long, value_name = "[NAMESPACE/]SERVICE", value_parser = service)]
@@ -27,18 +32,6 @@ pub struct Args {
     output: Format,
     #[command(flatten)]
     servers: Servers,
-}
-
-/// How to print.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// Aligned columns
-    #[default]
-    Table,
-    /// More columns
-    Wide,
-    /// One JSON object a line
-    Json,
 }
 
 /// `NAMESPACE/NAME`, or a name in the namespace `default`.
@@ -56,37 +49,34 @@ fn service(text: &str) -> Result<(String, String), String> {
 /// When all agents fail.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let agents = args.servers.resolve().await?;
-    let mut text = Vec::new();
+    let mut page = Page::new(Style::of_stdout());
     if let Some((namespace, name)) = &args.timeline {
         let asked = ask_all(&agents, async |to| timeline(to, namespace, name).await);
         let mut happenings = asked.await?.given.concat();
         happenings.sort_by_key(|one| one.time.map(|time| (time.seconds, time.nanos)));
-        if args.output == Format::Json {
-            for one in &happenings {
-                json::write("nodescope.v1.ProbeHappening", one, &mut text)?;
-                text.push(b'\n');
-            }
-        } else {
-            text.extend(happenings_page(&happenings).into_bytes());
+        match args.output {
+            Format::Json => page.sparse_objects("nodescope.v1.ProbeHappening", &happenings)?,
+            Format::Compact => page.lines(happenings.iter().map(|one| happening(one).join(" "))),
+            Format::Table | Format::Wide => happenings_table(&mut page, &happenings),
         }
     } else {
         let targets = ask_all(&agents, list).await?.given.concat();
-        if args.output == Format::Json {
-            for one in &targets {
-                json::write("nodescope.v1.ProbeTarget", one, &mut text)?;
-                text.push(b'\n');
-            }
-        } else {
-            text.extend(targets_page(&targets, args.output == Format::Wide).into_bytes());
+        match args.output {
+            Format::Json => page.sparse_objects("nodescope.v1.ProbeTarget", &targets)?,
+            Format::Compact => page.lines(targets.iter().map(compact)),
+            Format::Table => targets_table(&mut page, &targets, false),
+            Format::Wide => targets_table(&mut page, &targets, true),
         }
     }
-    let mut out = std::io::stdout().lock();
-    out.write_all(&text)?;
-    out.flush()?;
+    page.print()?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(agent: &Agent) -> anyhow::Result<Vec<ProbeTarget>> {
+/// What an agent knows of probes.
+///
+/// # Errors
+/// When the agent fails.
+pub async fn list(agent: &Agent) -> anyhow::Result<Vec<ProbeTarget>> {
     let mut client = ProbesClient::new(agent.channel().await?);
     match client.list_probes(ListProbesRequest {}).await {
         Ok(answer) => Ok(answer.into_inner().targets),
@@ -110,36 +100,66 @@ async fn timeline(
     }
 }
 
-const HEADER: [&str; 15] = [
-    "NODE",
-    "KIND",
-    "TARGET",
-    "PORT",
-    "INTERVAL",
-    "LAST RESULT",
-    "LATENCY",
-    "SUCCESS",
-    "LAST SEEN",
-    "LOCAL(PROBE)",
-    "LOCAL(API)",
-    "PATH",
-    "PERIOD",
-    "GAPS",
-    "WEIGHT",
+const COLUMNS: [Column; 15] = [
+    Column::new("NODE").cut(12).leave(10),
+    Column::new("KIND"),
+    Column::new("TARGET").cut(16),
+    Column::new("PORT"),
+    Column::new("INTERVAL").leave(6),
+    Column::new("LAST RESULT").cut(12),
+    Column::new("LATENCY").leave(7),
+    Column::new("SUCCESS").leave(8),
+    Column::new("LAST SEEN").leave(9),
+    Column::new("LOCAL(PROBE)").leave(11),
+    Column::new("LOCAL(API)").leave(5),
+    Column::new("PATH").cut(12).leave(4),
+    Column::new("PERIOD").leave(3),
+    Column::new("GAPS").leave(2),
+    Column::new("WEIGHT").leave(1),
 ];
 /// Columns of the narrow table.
 const NARROW: usize = 11;
 
-fn targets_page(targets: &[ProbeTarget], wide: bool) -> String {
+fn targets_table(page: &mut Page, targets: &[ProbeTarget], wide: bool) {
     if targets.is_empty() {
-        return "no probes: none seen, and none that the API asks for\n".to_owned();
+        page.say(
+            "no probes: none seen, and none that the API asks for",
+            Tone::Plain,
+        );
+        return;
     }
-    let columns = if wide { HEADER.len() } else { NARROW };
-    let rows: Vec<Vec<String>> = targets
+    let columns = if wide { COLUMNS.len() } else { NARROW };
+    let rows: Vec<Entry> = targets
         .iter()
-        .map(|target| row(target).into_iter().take(columns).collect())
+        .map(|target| {
+            let mut cells = row(target);
+            cells.truncate(columns);
+            Entry {
+                tone: tone(target),
+                ..Entry::new(cells)
+            }
+        })
         .collect();
-    page(&HEADER[..columns], &rows)
+    page.table(&COLUMNS[..columns], &rows);
+}
+
+/// What fails, is absent or contradicts the API stands out.
+fn tone(target: &ProbeTarget) -> Option<Tone> {
+    match (target.presence.as_str(), target.result.as_str()) {
+        ("absent", _) | (_, "failure" | "timeout") => Some(Tone::Bad),
+        _ if target.agrees == Some(false) => Some(Tone::Bad),
+        ("never-seen", _) => Some(Tone::Unanswered),
+        _ => None,
+    }
+}
+
+/// One line a target.
+fn compact(target: &ProbeTarget) -> String {
+    let cells = row(target);
+    format!(
+        "{} {} {} {} {} {} {}",
+        cells[0], cells[1], cells[2], cells[3], cells[5], cells[6], cells[7]
+    )
 }
 
 fn row(target: &ProbeTarget) -> Vec<String> {
@@ -200,35 +220,31 @@ fn span(duration: Option<&prost_types::Duration>) -> String {
     }
 }
 
-fn happenings_page(happenings: &[ProbeHappening]) -> String {
+fn happenings_table(page: &mut Page, happenings: &[ProbeHappening]) {
     if happenings.is_empty() {
-        return "nothing has happened to it since the agent started, or no such service\n"
-            .to_owned();
+        page.say(
+            "nothing has happened to it since the agent started, or no such service",
+            Tone::Plain,
+        );
+        return;
     }
-    let rows: Vec<Vec<String>> = happenings
-        .iter()
-        .map(|one| {
-            vec![
-                time::long(one.time.as_ref()),
-                one.node_name.clone(),
-                one.what.clone(),
-                one.detail.clone(),
-            ]
-        })
-        .collect();
-    page(&["TIME", "NODE", "WHAT", "DETAIL"], &rows)
+    const COLUMNS: [Column; 4] = [
+        Column::new("TIME"),
+        Column::new("NODE").cut(12),
+        Column::new("WHAT"),
+        Column::new("DETAIL").wrap(),
+    ];
+    let rows = happenings.iter().map(|one| Entry::new(happening(one)));
+    page.table(&COLUMNS, &rows.collect::<Vec<_>>());
 }
 
-fn page(header: &[&str], rows: &[Vec<String>]) -> String {
-    let mut table = Table::default();
-    rows.iter().for_each(|row| table.fit(row));
-    let mut text = table.line(header);
-    text.push('\n');
-    for row in rows {
-        text.push_str(&table.line(row));
-        text.push('\n');
-    }
-    text
+fn happening(one: &ProbeHappening) -> Vec<String> {
+    vec![
+        time::long(one.time.as_ref()),
+        one.node_name.clone(),
+        one.what.clone(),
+        one.detail.clone(),
+    ]
 }
 
 #[cfg(test)]

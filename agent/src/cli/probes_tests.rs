@@ -1,5 +1,6 @@
 //! What `nodescope probes` prints.
 
+use super::super::snapshot::{same, same_pages};
 use super::*;
 
 fn target() -> ProbeTarget {
@@ -31,7 +32,12 @@ fn target() -> ProbeTarget {
 
 #[test]
 fn a_disagreement_stands_out() {
-    let page = targets_page(&[target()], false);
+    let shown = |wide| {
+        let mut page = Page::new(Style::default());
+        targets_table(&mut page, &[target()], wide);
+        page.text().to_owned()
+    };
+    let page = shown(false);
     for part in [
         "default/web",
         "32000/http",
@@ -43,7 +49,7 @@ fn a_disagreement_stands_out() {
         assert!(page.contains(part), "{part}: {page}");
     }
     assert!(!page.contains("WEIGHT"), "{page}");
-    assert!(targets_page(&[target()], true).contains("WEIGHT"));
+    assert!(shown(true).contains("WEIGHT"));
 }
 
 #[test]
@@ -63,4 +69,33 @@ fn services_by_name() {
     for bad in ["", "/b", "a/", "a/b/c"] {
         assert!(service(bad).is_err(), "{bad}");
     }
+}
+
+#[test]
+fn pages_as_they_were() {
+    let mut absent = target();
+    absent.presence = "absent".to_owned();
+    absent.node_name = "aks-nodepool1-11743156-vmss000001".to_owned();
+    let targets = [target(), absent];
+    let happenings = [ProbeHappening {
+        time: Some(prost_types::Timestamp {
+            seconds: 1_700_000_000,
+            nanos: 0,
+        }),
+        node_name: "node-0".to_owned(),
+        what: "answer".to_owned(),
+        detail: "the health check answers 503 with 0 local endpoints, the API has 1 that is ready \
+                 on this node"
+            .to_owned(),
+    }];
+    same_pages("probes", |page| targets_table(page, &targets, false));
+    same_pages("probes-wide", |page| targets_table(page, &targets, true));
+    same_pages("probes-timeline", |page| {
+        happenings_table(page, &happenings)
+    });
+    same_pages("probes-none", |page| targets_table(page, &[], false));
+    same(
+        "probes-compact",
+        &targets.each_ref().map(compact).join("\n"),
+    );
 }

@@ -4,6 +4,7 @@ use crate::sink::observer::structs::{self, Fields};
 use crate::sink::proto::flow::{Endpoint, Flow, Verdict, layer4};
 use crate::sink::proto::observer::GetFlowsResponse;
 
+use super::fit::Column;
 use super::{notes, time};
 
 /// How a line stands out on a terminal.
@@ -13,6 +14,8 @@ pub enum Tone {
     Header,
     /// Nothing special.
     Plain,
+    /// As it should be.
+    Good,
     /// A translated initiator.
     Translated,
     /// Nobody answered.
@@ -27,6 +30,7 @@ impl Tone {
         match self {
             Self::Header => "1",
             Self::Plain => "",
+            Self::Good => "32",
             Self::Translated => "36",
             Self::Unanswered => "33",
             Self::Bad => "31",
@@ -61,29 +65,30 @@ pub struct Row {
 const NONE: &str = "-";
 
 impl Row {
-    /// Names of the columns.
-    pub fn header(wide: bool) -> &'static [&'static str] {
-        const HEADER: [&str; 18] = [
-            "TIME(UTC)",
-            "NODE",
-            "SOURCE",
-            "DESTINATION",
-            "CLASS",
-            "PROTO",
-            "NAT/REMOTE-SEES",
-            "PACKETS",
-            "BYTES",
-            "EVENT",
-            "SCOPE",
-            "STATE",
-            "RTT",
-            "EXPECTED",
-            "LB",
-            "HOPS",
-            "CONNECTION",
-            "NOTES",
+    /// The columns: those that `-o wide` adds come last. Time, both ends, protocol and translation
+    /// stay.
+    pub fn columns(wide: bool) -> &'static [Column] {
+        const COLUMNS: [Column; 18] = [
+            Column::new("TIME(UTC)"),
+            Column::new("NODE").cut(12).leave(12),
+            Column::new("SOURCE").cut(20),
+            Column::new("DESTINATION").cut(20),
+            Column::new("CLASS").leave(10),
+            Column::new("PROTO"),
+            Column::new("NAT/REMOTE-SEES").cut(22),
+            Column::new("PACKETS").leave(11),
+            Column::new("BYTES").leave(9),
+            Column::new("EVENT").leave(6),
+            Column::new("SCOPE").leave(5),
+            Column::new("STATE").leave(8),
+            Column::new("RTT").leave(7),
+            Column::new("EXPECTED").leave(4),
+            Column::new("LB").leave(3),
+            Column::new("HOPS").cut(16).leave(2),
+            Column::new("CONNECTION").leave(1),
+            Column::new("NOTES").cut(16),
         ];
-        if wide { &HEADER } else { &HEADER[..10] }
+        if wide { &COLUMNS } else { &COLUMNS[..10] }
     }
 
     /// Reads the cells of a flow.

@@ -36,8 +36,8 @@ fn a_masqueraded_flow_shows_both_addresses() {
         ]
     );
     assert_eq!(row.tone, Tone::Translated);
-    assert_eq!(Row::header(true).len(), row.cells(true).len());
-    assert_eq!(Row::header(false).len(), row.cells(false).len());
+    assert_eq!(Row::columns(true).len(), row.cells(true).len());
+    assert_eq!(Row::columns(false).len(), row.cells(false).len());
 }
 
 #[test]

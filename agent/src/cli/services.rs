@@ -1,19 +1,23 @@
 //! `nodescope services`: what each service promises its clients, and what they got.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::ValueEnum;
-
 use super::agents::{Agent, ask_all, refusal};
+use super::output::Format;
+use super::page::{Page, Style};
 use super::servers::Servers;
-use super::services_show::{json, table};
+use super::services_show::{compact, json, table};
 use crate::sink::proto::node::services_client::ServicesClient;
 use crate::sink::proto::node::{ListServicesRequest, ListServicesResponse, ServiceReport};
 
 /// Flags of `services`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  nodescope services                  those that face outwards, and those that were used
+  nodescope services -n shop --all    all services of a namespace
+  nodescope services -o wide          with what each node saw last
+  nodescope services -o json | jq 'select(.agrees == \"no\") | .name'")]
 pub struct Args {
     /// Only services of this namespace
     #[arg(long, short)]
@@ -26,18 +30,6 @@ pub struct Args {
     output: Format,
     #[command(flatten)]
     servers: Servers,
-}
-
-/// How to print.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// A line a service
-    #[default]
-    Table,
-    /// More columns, and what each node saw
-    Wide,
-    /// One JSON object a service
-    Json,
 }
 
 /// A service and what each node says of it.
@@ -55,21 +47,22 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let agents = args.servers.resolve().await?;
     let mut services = join(ask_all(&agents, list).await?.given);
     services.retain(|service| args.shows(service));
-    let text = match args.output {
-        Format::Json => services
-            .iter()
-            .map(|one| format!("{}\n", json(one)))
-            .collect(),
-        Format::Table => table(&services, false),
-        Format::Wide => table(&services, true),
-    };
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
+    let mut page = Page::new(Style::of_stdout());
+    match args.output {
+        Format::Json => page.lines(services.iter().map(|one| json(one).to_string())),
+        Format::Compact => page.lines(services.iter().filter_map(compact)),
+        Format::Table => table(&mut page, &services, false),
+        Format::Wide => table(&mut page, &services, true),
+    }
+    page.print()?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(agent: &Agent) -> anyhow::Result<ListServicesResponse> {
+/// What an agent knows of the services.
+///
+/// # Errors
+/// When the agent fails.
+pub async fn list(agent: &Agent) -> anyhow::Result<ListServicesResponse> {
     let mut client = ServicesClient::new(agent.channel().await?);
     let answer = client.list(ListServicesRequest {}).await;
     Ok(answer

@@ -2,66 +2,81 @@
 
 use serde_json::{Value, json as object};
 
+use super::fit::Column;
+use super::page::{Entry, Page, or_none};
+use super::row::Tone;
 use super::services::Joined;
-use super::table::Table;
 use crate::sink::proto::node::{HealthAnswer, ServiceReport};
 
-const HEADER: [&str; 15] = [
-    "NAMESPACE",
-    "NAME",
-    "TYPE",
-    "POLICY",
-    "CLIENT-IP",
-    "AGREES",
-    "OUTSIDE(KEPT/LOST)",
-    "SECOND-HOP",
-    "INSIDE",
-    "INSIDE-BY-VIP",
-    "READY",
-    "HEALTH",
-    "ADDRESSES",
-    "PORTS",
-    "NO-BACKEND",
+const COLUMNS: [Column; 15] = [
+    Column::new("NAMESPACE").cut(10).leave(10),
+    Column::new("NAME").cut(14),
+    Column::new("TYPE").leave(7),
+    Column::new("POLICY"),
+    Column::new("CLIENT-IP"),
+    Column::new("AGREES"),
+    Column::new("OUTSIDE(KEPT/LOST)").leave(9),
+    Column::new("SECOND-HOP").leave(6),
+    Column::new("INSIDE").leave(5),
+    Column::new("INSIDE-BY-VIP").leave(4),
+    Column::new("READY").leave(8),
+    Column::new("HEALTH").cut(20).leave(11),
+    Column::new("ADDRESSES").cut(16).leave(3),
+    Column::new("PORTS").cut(12).leave(2),
+    Column::new("NO-BACKEND").leave(1),
 ];
 
 /// Columns that only `-o wide` has.
 const WIDE: usize = 3;
 
 /// A line a service; wide ones with the newest connections of each node below.
-pub fn table(services: &[Joined], wide: bool) -> String {
-    let shown = HEADER.len() - if wide { 0 } else { WIDE };
-    let rows: Vec<Vec<String>> = services
+pub fn table(page: &mut Page, services: &[Joined], wide: bool) {
+    let shown = COLUMNS.len() - if wide { 0 } else { WIDE };
+    let rows: Vec<Entry> = services
         .iter()
-        .filter_map(|service| Some(row(service, service.first()?)))
+        .filter_map(|service| {
+            let mut cells = row(service, service.first()?);
+            cells.truncate(shown);
+            let seen = |(node, report): (&String, &ServiceReport)| {
+                let lines = report.evidence.iter();
+                let lines = lines.map(|line| format!("  {node}: {line}"));
+                lines.collect::<Vec<_>>()
+            };
+            Some(Entry {
+                tone: (service.agrees() == "no").then_some(Tone::Bad),
+                below: match wide {
+                    true => service.nodes.iter().flat_map(seen).collect(),
+                    false => Vec::new(),
+                },
+                ..Entry::new(cells)
+            })
+        })
         .collect();
-    let mut table = Table::default();
-    rows.iter().for_each(|row| table.fit(&row[..shown]));
-    let mut text = table.line(&HEADER[..shown]) + "\n";
-    for (row, service) in rows.iter().zip(services) {
-        text.push_str(&table.line(&row[..shown]));
-        text.push('\n');
-        if wide {
-            for (node, report) in &service.nodes {
-                for line in &report.evidence {
-                    text.push_str(&format!("  {node}: {line}\n"));
-                }
-            }
-        }
-    }
+    page.table(&COLUMNS[..shown], &rows);
     if rows.is_empty() {
-        text.push_str("no service faces outwards, and none was used: --all shows the rest\n");
+        page.say(
+            "no service faces outwards, and none was used: --all shows the rest",
+            Tone::Plain,
+        );
     }
-    text
+}
+
+/// One line a service.
+pub fn compact(service: &Joined) -> Option<String> {
+    let first = service.first()?;
+    Some(format!(
+        "{}/{} {} policy {}, client address {}, as promised: {}, {} ready",
+        first.namespace,
+        first.name,
+        first.r#type,
+        or_none(&first.policy),
+        service.client_ip(),
+        service.agrees(),
+        first.ready
+    ))
 }
 
 fn row(service: &Joined, first: &ServiceReport) -> Vec<String> {
-    let or_none = |text: String| {
-        if text.is_empty() {
-            "-".to_owned()
-        } else {
-            text
-        }
-    };
     let addresses = first.cluster_ips.iter().chain(&first.external_ips);
     let health: Vec<String> = service
         .nodes
@@ -72,7 +87,7 @@ fn row(service: &Joined, first: &ServiceReport) -> Vec<String> {
         first.namespace.clone(),
         first.name.clone(),
         first.r#type.clone(),
-        or_none(first.policy.clone()),
+        or_none(&first.policy),
         service.client_ip().to_owned(),
         service.agrees().to_owned(),
         format!(
@@ -84,9 +99,9 @@ fn row(service: &Joined, first: &ServiceReport) -> Vec<String> {
         service.sum(|seen| seen.in_cluster).to_string(),
         service.sum(|seen| seen.in_cluster_vip).to_string(),
         first.ready.to_string(),
-        or_none(health.join(", ")),
-        or_none(addresses.cloned().collect::<Vec<_>>().join(",")),
-        or_none(first.ports.join(",")),
+        or_none(&health.join(", ")),
+        or_none(&addresses.cloned().collect::<Vec<_>>().join(",")),
+        or_none(&first.ports.join(",")),
         service.sum(|seen| seen.no_backend).to_string(),
     ]
 }

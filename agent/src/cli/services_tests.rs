@@ -1,3 +1,4 @@
+use super::super::snapshot::{same, same_pages};
 use super::*;
 use crate::sink::proto::node::ServiceTraffic;
 
@@ -34,7 +35,29 @@ fn nodes_are_summed_and_one_that_disagrees_is_heard() {
     let value = json(&mixed[0]);
     assert_eq!(value["external_kept"], 2);
     assert_eq!(value["nodes"][1]["external_lost"], 1);
-    let text = table(&mixed, false);
+    let mut page = Page::new(Style::default());
+    table(&mut page, &mixed, false);
+    let text = page.text();
     assert!(text.starts_with("NAMESPACE  NAME"), "{text}");
     assert!(text.contains("2/1"), "{text}");
+}
+
+#[test]
+fn pages_as_they_were() {
+    let mut lists = vec![list("node-0", 2, 0, "yes"), list("node-1", 0, 1, "no")];
+    lists[1].services[0].evidence = vec!["203.0.113.7 came as 10.224.0.5".to_owned()];
+    lists[1].services[0].health = Some(crate::sink::proto::node::HealthAnswer {
+        status: 200,
+        local_endpoints: Some(1),
+    });
+    let services = join(lists);
+    same_pages("services", |page| table(page, &services, false));
+    let mut page = Page::new(Style::default());
+    table(&mut page, &services, true);
+    same("services-wide", page.text());
+    same("services-json", &json(&services[0]).to_string());
+    same(
+        "services-compact",
+        &compact(&services[0]).unwrap_or_default(),
+    );
 }

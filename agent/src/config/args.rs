@@ -17,6 +17,11 @@ const MOST_CONNECTIONS: u64 = 1 << 24;
 
 /// What `nodescope agent` takes. Every field is `None` unless it was given.
 #[derive(clap::Args, Clone, Debug, Default)]
+#[command(after_help = "Examples:
+  nodescope agent                           as the DaemonSet runs it, everything found by itself
+  nodescope agent --kubeconfig none --flow-log - --flow-log-include '--snat'
+  nodescope agent --listen-hubble 127.0.0.1:4244 --metrics-labels source_namespace
+  nodescope agent --detach                  remove programs and tables that an agent left")]
 pub struct AgentArgs {
     /// Configuration file: YAML with the names of these flags as keys
     #[arg(long, value_name = "FILE", env = "NODESCOPE_CONFIG")]
