@@ -257,7 +257,9 @@ pub async fn ask_all<T>(
         }
     }
     let last = given.is_empty().then(|| failures.pop()).flatten();
-    failures.iter().for_each(tell);
+    for failure in &failures {
+        tell(&format_args!("{failure:#}"));
+    }
     last.map_or(Ok(Answers { given, silent }), Err)
 }
 

@@ -24,11 +24,11 @@ use crate::sink::proto::node::{DropReport, ListDropsRequest, ListDropsResponse};
   nodescope drops -o wide                  with the kernel's function and the bytes
   nodescope observe --verdict DROPPED -f   the same, live")]
 pub struct Args {
-    #[command(flatten)]
-    filters: Filters,
     /// How to print
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
+    #[command(flatten)]
+    filters: Filters,
     #[command(flatten)]
     servers: Servers,
 }

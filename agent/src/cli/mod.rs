@@ -38,9 +38,9 @@ mod row;
 mod servers;
 mod services;
 mod services_show;
+mod serving;
 #[cfg(test)]
 mod snapshot;
-mod serving;
 mod time;
 mod tls;
 mod top;

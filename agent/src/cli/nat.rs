@@ -34,11 +34,11 @@ pub struct Args {
     /// Only what is translated, or kept, against the configuration
     #[arg(long)]
     mismatch: bool,
-    #[command(flatten)]
-    filters: Filters,
     /// How to print
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
+    #[command(flatten)]
+    filters: Filters,
     #[command(flatten)]
     servers: Servers,
 }

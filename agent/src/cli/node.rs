@@ -3,8 +3,6 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-
 use super::agents::{Agent, ask_all, refusal};
 use super::fit::Column;
 use super::node_pods;
@@ -103,8 +101,8 @@ fn classify(
 pub async fn describe(agent: &Agent) -> anyhow::Result<DescribeResponse> {
     let mut client = NodeClient::new(agent.channel().await?);
     let answer = client.describe(DescribeRequest {}).await;
-    let answer = answer.map_err(|status| refusal(agent, &status));
-    Ok(answer.context("node")?.into_inner())
+    let answer = answer.map_err(|status| refusal(agent, &status))?;
+    Ok(answer.into_inner())
 }
 
 /// One line a node.

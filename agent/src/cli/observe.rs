@@ -25,10 +25,6 @@ const DEFAULT_LAST: u64 = 20;
   nodescope observe --last 100 -o json | jq .flow.Summary
   nodescope observe --input-file flows.jsonl --to-port 443 --all")]
 pub struct Args {
-    #[command(flatten)]
-    filters: FlowFilters,
-    #[command(flatten)]
-    range: Range,
     /// Stay, and show flows as they come
     #[arg(long, short)]
     follow: bool,
@@ -38,6 +34,10 @@ pub struct Args {
     /// Read a flow log (`-`: standard input) instead of asking agents, wherever they are
     #[arg(long, value_name = "FILE", conflicts_with = "follow")]
     input_file: Option<PathBuf>,
+    #[command(flatten)]
+    filters: FlowFilters,
+    #[command(flatten)]
+    range: Range,
     #[command(flatten)]
     servers: Servers,
 }

@@ -36,8 +36,6 @@ Examples:
   nodescope path --pod web --input-file node0.jsonl --input-file node1.jsonl"
 )]
 pub struct Args {
-    #[command(flatten)]
-    filters: FlowFilters,
     /// The newest N connections that fit
     #[arg(long, value_name = "N", default_value_t = 1)]
     last: usize,
@@ -50,6 +48,8 @@ pub struct Args {
     /// Read a flow log instead of asking agents; may be given several times, once a node
     #[arg(long, value_name = "FILE")]
     input_file: Vec<PathBuf>,
+    #[command(flatten)]
+    filters: FlowFilters,
     #[command(flatten)]
     servers: Servers,
 }

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
@@ -30,6 +31,9 @@ const CHUNK: usize = 16 << 10;
 
 /// Messages that may wait for the client.
 const WAITING: usize = 16;
+
+/// How long a client has to close its side.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects to a port on a pod's loopback, wherever that is.
 pub type Dial = Arc<dyn Fn(u16) -> io::Result<TcpStream> + Send + Sync>;
@@ -159,7 +163,17 @@ where
             },
         }
     }
+    // Closed with the client, not before it: what it has sent meanwhile would reset the connection,
+    // and with it goes what was sent last, the reason.
     let _ = sink.send(Message::Close(None)).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, async {
+        while let Some(Ok(message)) = stream.next().await {
+            if message.is_close() {
+                break;
+            }
+        }
+    })
+    .await;
 }
 
 /// One port, until the pod or the client ends it.

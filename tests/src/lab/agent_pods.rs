@@ -35,6 +35,9 @@ impl Lab {
         pod["spec"] = template["spec"].clone();
         pod["spec"]["nodeName"] = json!(node.name);
         let plane = self.control_plane()?;
+        if let Some(real) = plane.real() {
+            real.start_kubelet(node.ip, self.node(index))?;
+        }
         plane.apply(namespace)?;
         plane.apply(pod)
     }
@@ -77,7 +80,7 @@ pub(crate) fn connect(netns: &Netns, port: u16) -> io::Result<TcpStream> {
 }
 
 fn daemonset() -> Result<Value> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/daemonset.yaml");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/base/daemonset.yaml");
     let text =
         std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     serde_yaml_ng::from_str(&text).with_context(|| format!("reading {}", path.display()))

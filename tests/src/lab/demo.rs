@@ -11,6 +11,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::agent::{Agent, socket_in};
+use super::agent_pods::HUBBLE_PORT;
 use super::process::{binary, spawn_here};
 use super::{Lab, Model, RUN_ROOT, live};
 
@@ -57,8 +58,10 @@ pub fn run(options: &DemoOptions) -> Result<()> {
     let nodes = lab.topology().nodes.len();
     let mut agents = Vec::new();
     if !options.no_agents {
+        let hubble = format!("127.0.0.1:{HUBBLE_PORT}");
         for index in 0..nodes {
-            agents.push(lab.launch_agent(index, &[])?);
+            agents.push(lab.launch_agent(index, &["--listen-hubble", &hubble])?);
+            lab.announce_agent(index)?;
         }
         agents.iter_mut().try_for_each(Agent::wait_ready)?;
     }

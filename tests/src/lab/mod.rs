@@ -80,6 +80,7 @@ use crate::apiserver::ApiServer;
 use crate::real::RealControlPlane;
 pub use agent::Agent;
 pub use agent_pods::HUBBLE_PORT;
+pub(crate) use agent_pods::connect;
 pub use builder::{LabBuilder, is_root};
 pub use capture::{BothWays, Capture, Captured, Frame};
 pub use cloud::LoadBalancer;

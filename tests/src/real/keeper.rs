@@ -206,6 +206,8 @@ fn apiserver(program: &str, services: Ipv4Net, files: &Files, dir: &Path) -> Res
         "--service-account-issuer=https://kubernetes.default.svc",
         // There is no kubelet to mount tokens, and none to take the taint of new nodes away.
         "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition",
+        // Nobody in the lab resolves the names of nodes.
+        "--kubelet-preferred-address-types=InternalIP",
         // The lab writes the endpoints of the service kubernetes itself.
         "--endpoint-reconciler-type=none",
         "--allow-privileged=true",

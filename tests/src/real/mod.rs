@@ -13,6 +13,7 @@ mod assets;
 mod client;
 mod credentials;
 mod keeper;
+mod kubelet;
 mod plane;
 mod plugin;
 mod pool;

@@ -1,7 +1,8 @@
 //! The real control plane as a lab uses it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
@@ -11,10 +12,12 @@ use serde_json::{Value, json};
 
 use super::assets::Assets;
 use super::client::{ApiClient, collection};
+use super::kubelet::Kubelet;
 use super::plugin::PluginRules;
 use super::pool::Keeper;
 use super::proxy::Proxies;
 use crate::apiserver::kinds;
+use crate::lab::Netns;
 use crate::lab::control_plane::{ControlPlane, Who};
 
 /// The namespace and service account of the agent, as `deploy/` has them.
@@ -44,6 +47,7 @@ pub struct RealControlPlane {
     written: Mutex<HashMap<String, Value>>,
     proxies: Proxies,
     plugin_rules: PluginRules,
+    kubelets: Mutex<HashMap<Ipv4Addr, Kubelet>>,
 }
 
 impl RealControlPlane {
@@ -68,6 +72,7 @@ impl RealControlPlane {
             written: Mutex::new(HashMap::new()),
             proxies: Proxies::new(assets.proxy),
             plugin_rules: PluginRules::default(),
+            kubelets: Mutex::default(),
         })
     }
 
@@ -113,6 +118,18 @@ impl RealControlPlane {
     /// The network plugin's rules on the nodes.
     pub(crate) fn plugin_rules(&self) -> &PluginRules {
         &self.plugin_rules
+    }
+
+    /// Lets the API server forward ports of pods on a node's network.
+    ///
+    /// # Errors
+    /// The node's address cannot be listened on where the API server is.
+    pub(crate) fn start_kubelet(&self, address: Ipv4Addr, node: Netns) -> Result<()> {
+        let mut kubelets = self.kubelets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Vacant(free) = kubelets.entry(address) {
+            free.insert(Kubelet::start(&self.keeper()?.control(), address, node)?);
+        }
+        Ok(())
     }
 
     fn keeper(&self) -> Result<&Keeper> {
@@ -187,6 +204,8 @@ impl ControlPlane for RealControlPlane {
 impl Drop for RealControlPlane {
     fn drop(&mut self) {
         self.proxies.stop();
+        let kubelets = self.kubelets.get_mut();
+        kubelets.unwrap_or_else(PoisonError::into_inner).clear();
         if let Some(keeper) = self.keeper.take() {
             keeper.give_back();
         }

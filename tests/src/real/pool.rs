@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 
 use super::client::{ApiClient, collection};
 use super::keeper::Announcement;
-use crate::lab::lab_command;
+use crate::lab::{Netns, lab_command, names};
 
 /// Those that no lab uses now. Each ends when this process does: its keeper's input ends then.
 static IDLE: Mutex<Vec<Keeper>> = Mutex::new(Vec::new());
@@ -46,6 +46,7 @@ const KEPT: [&str; 2] = [
 /// A keeper process and its control plane.
 #[derive(Debug)]
 pub struct Keeper {
+    name: String,
     child: Child,
     /// The range of ClusterIPs, which an API server does not change while it runs.
     services: Ipv4Net,
@@ -98,6 +99,11 @@ impl Keeper {
         drop(surplus);
     }
 
+    /// The namespace of its servers.
+    pub fn control(&self) -> Netns {
+        Netns::named(names::namespace(&self.name, "control"))
+    }
+
     /// The URL of the API server on the machine.
     pub fn url(&self) -> String {
         format!("https://{}", self.announcement.address)
@@ -140,6 +146,7 @@ impl Keeper {
         let announcement = serde_json::from_str(&line)
             .with_context(|| format!("the control plane's keeper said {line:?}"))?;
         Ok(Self {
+            name,
             child,
             services,
             announcement,

@@ -154,6 +154,17 @@ fn every_command_asks_the_whole_cluster_through_the_kubeconfig() -> Result<()> {
     };
     ensure!(error.to_string().contains(nodes[0]), "{error}");
 
+    as_kubectls_plugin(&lab, &nodes)?;
+    // Whoever reads may leave.
+    let mut left = nodescope(&lab)?
+        .arg("node")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    drop(left.stdout.take());
+    let left = left.wait_with_output()?;
+    ensure!(left.status.success() && left.stderr.is_empty(), "{left:?}");
+
     // A node that dies while its flows are shown is told of, and the others go on.
     let live = Following::start(&lab, &["--to-port", "8080"])?;
     let shows = |node: &str| {
@@ -186,6 +197,37 @@ fn every_command_asks_the_whole_cluster_through_the_kubeconfig() -> Result<()> {
         text.lines().count() == 1 && told.contains(nodes[1]),
         "{text}{told}"
     );
+    Ok(())
+}
+
+/// `kubectl nodescope`, by the kubectl that is on the PATH.
+fn as_kubectls_plugin(lab: &Lab, nodes: &[&str]) -> Result<()> {
+    if Command::new("kubectl").arg("help").output().is_err() {
+        println!("skipped: kubectl is not there, its plugin is not tried");
+        return Ok(());
+    }
+    let folder = lab.run_dir().join("plugins");
+    std::fs::create_dir_all(&folder)?;
+    let program = binary("NODESCOPE_BIN", "nodescope")?;
+    std::os::unix::fs::symlink(program, folder.join("kubectl-nodescope"))?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&path)))?;
+    let kubectl = |args: &[&str]| -> Result<String> {
+        let out = Command::new("kubectl")
+            .args(args)
+            .env("PATH", &path)
+            .env("HOME", lab.run_dir())
+            .env("KUBECONFIG", lab.kubeconfig_path().unwrap_or_default())
+            .env_remove("NODESCOPE_SERVER")
+            .output()?;
+        let told = String::from_utf8_lossy(&out.stderr);
+        ensure!(out.status.success(), "kubectl {args:?}: {told}");
+        Ok(String::from_utf8(out.stdout)?)
+    };
+    let help = kubectl(&["nodescope", "observe", "--help"])?;
+    ensure!(help.contains("Usage: kubectl nodescope observe"), "{help}");
+    let text = kubectl(&["nodescope", "node", "-o", "compact"])?;
+    ensure!(nodes.iter().all(|node| text.contains(node)), "{text}");
     Ok(())
 }
 

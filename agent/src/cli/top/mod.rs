@@ -35,6 +35,10 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// Flags of `top`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  nodescope top                       this node, or the whole cluster
+  nodescope top --pod shop/web        only what concerns a pod
+  nodescope top --snat --node 'pool1-*'")]
 pub struct Args {
     #[command(flatten)]
     filters: FlowFilters,
