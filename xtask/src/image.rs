@@ -65,7 +65,7 @@ pub struct Options {
     /// Processor to build for, the host's if not said; may be given several times
     #[arg(long, value_enum)]
     arch: Vec<Arch>,
-    /// Pack the programs of the test build, which are there already
+    /// Pack the program of the test build, with the libraries that it is linked to
     #[arg(long)]
     debug: bool,
     /// Name and tag of the image
@@ -103,14 +103,26 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             );
             continue;
         }
-        let program = build(arch, host, options.debug)?;
+        let (program, libraries) = if options.debug {
+            // Linked once more it would take minutes: the libraries go along instead.
+            let program = workspace::build()?.nodescope;
+            let libraries = libraries(&program)?;
+            (program, libraries)
+        } else {
+            (build(arch, host)?, Vec::new())
+        };
         let folder = out.join(arch.name());
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let bill = bill::Bill::of(&root, arch.rust())?;
         std::fs::write(folder.join("sbom.cdx.json"), bill.cyclone_dx()?)?;
         std::fs::write(folder.join("LICENSES"), bill.licences())?;
         let archive = out.join(format!("nodescope-{}.tar", arch.name()));
-        pack(&root, &folder, &program, arch, &options.name, &archive)?;
+        let contents = Contents {
+            folder: &folder,
+            program: &program,
+            libraries: &libraries,
+        };
+        pack(&root, &contents, arch, &options.name, &archive)?;
         let size = std::fs::metadata(&archive)?.len();
         println!(
             "{}: {:.1} MiB, {} packages",
@@ -139,8 +151,6 @@ pub fn debug() -> anyhow::Result<PathBuf> {
         out: out.clone(),
     };
     run(&options)?;
-    // The static program took the place of the one that everything else here runs.
-    workspace::build()?;
     let host = Arch::of_host().context("images are made for amd64 and arm64 only")?;
     Ok(out.join(format!("nodescope-{}.tar", host.name())))
 }
@@ -152,14 +162,11 @@ fn can_cross(arch: Arch) -> bool {
         && shell::which(arch.linker()).is_some()
 }
 
-/// Links the program with everything inside, and gives its path. Of the host's own build only the
-/// last link differs, so the libraries are those that are built already.
-fn build(arch: Arch, host: Arch, debug: bool) -> anyhow::Result<PathBuf> {
+/// Links the program with everything inside, and gives its path.
+fn build(arch: Arch, host: Arch) -> anyhow::Result<PathBuf> {
     let mut cargo = workspace::cargo()?;
-    cargo.args(["rustc", "--package", "nodescope", "--bin", "nodescope"]);
-    if !debug {
-        cargo.arg("--release");
-    }
+    cargo.args(["rustc", "--release", "--package", "nodescope"]);
+    cargo.args(["--bin", "nodescope"]);
     let mut target = workspace::target()?;
     if arch != host {
         cargo.args(["--target", arch.rust()]);
@@ -169,10 +176,20 @@ fn build(arch: Arch, host: Arch, debug: bool) -> anyhow::Result<PathBuf> {
     }
     // Statically linked to the C library, so that the image needs nothing else.
     shell::run(cargo.args(["--", "-C", "target-feature=+crt-static"]))?;
-    let profile = if debug { "debug" } else { "release" };
-    let program = target.join(profile).join("nodescope");
+    let program = target.join("release/nodescope");
     check_static(&program)?;
     Ok(program)
+}
+
+/// The libraries of a program that is not static, its loader among them (ldd(1)).
+fn libraries(program: &Path) -> anyhow::Result<Vec<String>> {
+    let listing = shell::output("ldd", &[&program.to_string_lossy()]);
+    let listing = listing.context("ldd cannot read the program")?;
+    let path = |line: &str| {
+        let mut words = line.split_whitespace();
+        words.find(|word| word.starts_with('/')).map(str::to_owned)
+    };
+    Ok(listing.lines().filter_map(path).collect())
 }
 
 /// A program with an interpreter (`PT_INTERP`, elf(5)) would find none in the image.
@@ -190,14 +207,27 @@ fn check_static(program: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What goes into an image.
+struct Contents<'a> {
+    /// Where its papers are, and room for what is made on the way.
+    folder: &'a Path,
+    program: &'a Path,
+    /// What the program is linked to, at the same place in the image.
+    libraries: &'a [String],
+}
+
 fn pack(
     root: &Path,
-    folder: &Path,
-    program: &Path,
+    contents: &Contents<'_>,
     arch: Arch,
     name: &str,
     archive: &Path,
 ) -> anyhow::Result<()> {
+    let Contents {
+        folder,
+        program,
+        libraries,
+    } = *contents;
     // A store of its own: the machine's images are left alone.
     let store = folder.join("store");
     let buildah = |arguments: &[&str]| {
@@ -228,8 +258,9 @@ fn pack(
         ),
         (text(&folder.join("LICENSES")), format!("{PAPERS}/LICENSES")),
     ];
-    for (from, to) in &copies {
-        shell::run(&mut buildah(&["copy", "--quiet", &container, from, to]))?;
+    let libraries = libraries.iter().map(|path| (path.clone(), path.clone()));
+    for (from, to) in copies.into_iter().chain(libraries) {
+        shell::run(&mut buildah(&["copy", "--quiet", &container, &from, &to]))?;
     }
     let mut config = buildah(&["config", "--entrypoint"]);
     config.arg(format!("[\"{PROGRAM}\"]"));
