@@ -6,13 +6,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{PodTemplate, run, texts};
 use crate::lab::{Agent, Lab};
 
 /// Where a pod finds its account (Kubernetes documentation, "Configure Service Accounts").
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// In an image's store: podman's configuration, and the profile of system calls.
+const CONF: &str = "containers.conf";
+const SECCOMP: &str = "seccomp.json";
+
+/// Where Debian's containers-common has podman's default profile.
+const DEFAULT_SECCOMP: &str = "/usr/share/containers/seccomp.json";
 
 /// An image in a store of its own.
 #[derive(Debug)]
@@ -28,6 +35,11 @@ impl Image {
     /// podman cannot read it.
     pub fn load(archive: &Path) -> Result<Self> {
         let store = tempfile::tempdir()?;
+        fs::write(
+            store.path().join(CONF),
+            "[containers]\ndefault_sysctls = []\n",
+        )?;
+        fs::write(store.path().join(SECCOMP), seccomp()?)?;
         let mut load = podman(store.path());
         let said = run(load.arg("load").arg("--input").arg(archive))?;
         let name = said.trim().rsplit(' ').next().unwrap_or_default();
@@ -51,9 +63,40 @@ impl Image {
 }
 
 fn podman(store: &Path) -> Command {
-    let mut command = Command::new("podman");
-    command.args(podman_options(store));
+    let mut command = Command::new("env");
+    command.args(podman_words(store));
     command
+}
+
+/// podman and what comes before it: its configuration, in which containers change no sysctl, for
+/// the network that they are in is a node's.
+fn podman_words(store: &Path) -> Vec<String> {
+    let conf = format!("CONTAINERS_CONF={}", store.join(CONF).display());
+    let mut words = vec![conf, "podman".to_owned()];
+    words.extend(podman_options(store));
+    words
+}
+
+/// podman's default profile, with what newer container runtimes let through to who has CAP_BPF and
+/// CAP_PERFMON (containerd 1.7): Debian's podman is older than these.
+fn seccomp() -> Result<String> {
+    let text = fs::read_to_string(DEFAULT_SECCOMP)
+        .with_context(|| format!("reading {DEFAULT_SECCOMP}"))?;
+    let mut profile: Value = serde_json::from_str(&text)?;
+    let calls = profile["syscalls"].as_array_mut();
+    let calls = calls.context("a profile without calls")?;
+    const NEWER: [&str; 2] = ["bpf", "perf_event_open"];
+    for rule in calls.iter_mut() {
+        if let Some(names) = rule["names"].as_array_mut() {
+            names.retain(|name| !NEWER.iter().any(|one| name == one));
+        }
+    }
+    calls.retain(|rule| rule["names"] != json!([]));
+    calls.push(json!({
+        "names": NEWER, "action": "SCMP_ACT_ALLOW", "args": [],
+        "comment": "", "includes": {"caps": ["CAP_BPF"]}, "excludes": {},
+    }));
+    Ok(profile.to_string())
 }
 
 /// A store of its own, and nothing of systemd's, which runs neither in tests nor in CI.
@@ -74,14 +117,16 @@ fn podman_options(store: &Path) -> Vec<String> {
     .collect()
 }
 
-/// podman would raise these, which takes a right that a test's machine may not have.
+/// podman would raise these, which takes a right that a test's machine may not have; it lowers its
+/// own limit of processes to less than a machine's.
 fn limits() -> Result<Vec<String>> {
     let text = fs::read_to_string("/proc/self/limits")?;
-    let hard = |name: &str| -> Result<String> {
+    const MOST: u32 = 4096;
+    let hard = |name: &str| -> Result<u32> {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         let hard = line.and_then(|line| line.split_whitespace().nth(1));
         let hard = hard.with_context(|| format!("no {name}"))?;
-        Ok(if hard == "unlimited" { "-1" } else { hard }.to_owned())
+        Ok(hard.parse().unwrap_or(MOST).min(MOST))
     };
     let (files, processes) = (hard("Max open files")?, hard("Max processes")?);
     Ok(vec![
@@ -119,8 +164,8 @@ impl PodTemplate {
         let name = format!("{}-agent", lab.node(index).name());
         let files = lab.run_dir().join(format!("pod{index}"));
         fs::create_dir_all(&files)?;
-        let mut argv = vec!["podman".to_owned()];
-        argv.extend(podman_options(image.store.path()));
+        let mut argv = vec!["env".to_owned()];
+        argv.extend(podman_words(image.store.path()));
         argv.extend(["run", "--rm", "--replace", "--name", &name].map(str::to_owned));
         argv.extend(limits()?);
         ensure!(
@@ -130,7 +175,7 @@ impl PodTemplate {
         ensure!(self.spec["hostPID"].is_null() && self.spec["hostIPC"].is_null());
         let netns = lab.node(index).path();
         argv.push(format!("--network=ns:{}", netns.display()));
-        argv.extend(self.context()?);
+        argv.extend(self.context(&image.store.path().join(SECCOMP))?);
         argv.extend(self.environment(node)?);
         argv.extend(self.volumes(lab, &files)?);
         if let Some(path) = lab.node_kubeconfig_path() {
@@ -153,7 +198,7 @@ impl PodTemplate {
     }
 
     /// The security context, word by word; a word that is not known here is an error.
-    fn context(&self) -> Result<Vec<String>> {
+    fn context(&self, seccomp: &Path) -> Result<Vec<String>> {
         let context = &self.container()["securityContext"];
         let mut options = Vec::new();
         for (key, value) in context.as_object().context("no securityContext")? {
@@ -166,8 +211,9 @@ impl PodTemplate {
                     // Not even the folders in memory that podman would add.
                     options.extend(["--read-only", "--read-only-tmpfs=false"].map(str::to_owned));
                 }
-                // podman's own default is the one of the runtime.
-                ("seccompProfile", profile) if profile["type"] == "RuntimeDefault" => {}
+                ("seccompProfile", profile) if profile["type"] == "RuntimeDefault" => {
+                    options.push(format!("--security-opt=seccomp={}", seccomp.display()));
+                }
                 ("capabilities", all) => {
                     let words = [("drop", "--cap-drop"), ("add", "--cap-add")];
                     for (list, option) in words {

@@ -25,6 +25,10 @@ fn the_image_observes_a_node() -> Result<()> {
         return Ok(());
     };
     let lab = Lab::builder("dimage").start()?;
+    // It is asked for at the end of each agent.
+    for daemonset in deployed.of_kind("DaemonSet") {
+        lab.control_plane()?.apply(daemonset.clone())?;
+    }
     let pod = deployed.pod()?;
     let mut first = pod.start(&lab, 0, &image)?;
     let (web, vm) = (lab.pod("web")?, lab.topology().vm.ip());

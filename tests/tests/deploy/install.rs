@@ -91,9 +91,9 @@ fn an_installation_works_and_leaves_nothing_behind() -> Result<()> {
     let nodes = pinned()?;
     assert_eq!(nodes, 2, "a folder for each node");
     agents[0].agent.stop()?;
-    assert_eq!(pinned()?, 2);
-    let first = pod.start(&lab, 0, &image)?;
-    agents[0] = first;
+    assert_eq!(pinned()?, 2, "{}", agents[0].agent.log());
+    drop(agents.remove(0));
+    agents.insert(0, pod.start(&lab, 0, &image)?);
 
     let plane = lab.control_plane()?.real();
     let plane = plane.context("no real control plane")?;

@@ -68,19 +68,24 @@ fn top_shows_what_happens_now() -> Result<()> {
 
     // An agent that goes is told of, and found again when it is back.
     first.kill9()?;
-    top.wait("the news", |text| {
-        text.contains("answer") || text.contains("asking again")
-    })?;
+    top.wait("the news", |text| text.contains("asking again"))?;
+    let before = records(&top.text());
     let _second = agent(&lab, 0)?;
-    top.press("\x1b")?;
-    top.wait("the echoes of the next agent", |text| {
-        text.contains(&name) && text.contains("ICMPv4")
+    top.wait("records of the next agent", |text| {
+        !text.contains("asking again") && records(text) > before
     })?;
     top.press("q")?;
     let status = top.end()?;
     assert!(status.success(), "{status}: {}", top.text());
     assert!(!top.is_full_screen());
     Ok(())
+}
+
+/// How many records came, by the last line.
+fn records(text: &str) -> Option<u64> {
+    let words: Vec<&str> = text.lines().last()?.split_whitespace().collect();
+    let at = words.iter().position(|word| *word == "records")?;
+    words.get(at.checked_sub(1)?)?.parse().ok()
 }
 
 #[test]

@@ -41,6 +41,7 @@ pub(super) struct View {
     pub(super) drawn: Vec<(String, String)>,
     pub(super) page: usize,
     pub(super) agents: usize,
+    /// Something to be known.
     pub(super) news: Option<String>,
 }
 
@@ -59,11 +60,6 @@ impl View {
             agents,
             news: None,
         }
-    }
-
-    /// Something to be known.
-    pub(super) fn tell(&mut self, news: String) {
-        self.news = Some(news);
     }
 
     fn place(&self) -> usize {

@@ -13,7 +13,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use crossterm::event::{Event, EventStream};
-use futures::StreamExt as _;
+use futures::future::LocalBoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
 use ratatui::DefaultTerminal;
 
 use super::agents::Agent;
@@ -87,7 +88,7 @@ async fn show(
     let mut keys = EventStream::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut streams = Some(streams);
+    let mut source = Source::Open(streams);
     loop {
         terminal.draw(|frame| screen::draw(frame, &flows, &mut view))?;
         tokio::select! {
@@ -104,37 +105,71 @@ async fn show(
                 None => return Ok(()),
             },
             _ = tick.tick() => flows.forget(SystemTime::now()),
-            portion = next(&mut streams, args, agents) => match portion {
-                Ok(Some(portion)) => {
+            news = source.next() => match news {
+                Ok(News::Portion(portion)) => {
                     if let Some(news) = portion.news.last() {
-                        view.tell(news.clone());
+                        view.news = Some(news.clone());
                     }
                     portion.responses.iter().for_each(|one| flows.take(one));
                 }
-                Ok(None) => {
-                    view.tell("the agents ended their streams; asking again".to_owned());
-                    streams = None;
+                Ok(News::Back) => view.news = None,
+                Ok(News::Ended) => {
+                    view.news = Some("asking again: the agents ended their streams".to_owned());
+                    source = Source::again(agents, args.request());
                 }
                 Err(error) => {
-                    view.tell(format!("{error:#}"));
-                    streams = None;
+                    view.news = Some(format!("asking again: {error:#}"));
+                    // Of other agents something may have been written across the screen.
+                    terminal.clear()?;
+                    source = Source::again(agents, args.request());
                 }
             },
         }
     }
 }
 
-/// What comes next; agents that are gone are asked again after a while.
-async fn next(
-    streams: &mut Option<Streams>,
-    args: &Args,
-    agents: &[Agent],
-) -> anyhow::Result<Option<live::Portion>> {
-    loop {
-        if let Some(streams) = streams {
-            return streams.portion().await;
-        }
-        tokio::time::sleep(AGAIN).await;
-        *streams = Some(live::open(agents, &args.request()).await?);
+/// Where records come from.
+enum Source {
+    /// Agents that answer.
+    Open(Streams),
+    /// Agents that were gone and are asked again. Kept from one turn to the next, for the keys and
+    /// the clock do not wait for it.
+    Asked(LocalBoxFuture<'static, anyhow::Result<Streams>>),
+}
+
+impl Source {
+    /// Asks agents again, after a while.
+    fn again(agents: &[Agent], request: GetFlowsRequest) -> Self {
+        let agents = agents.to_vec();
+        let asked = async move {
+            tokio::time::sleep(AGAIN).await;
+            live::open(&agents, &request).await
+        };
+        Self::Asked(asked.boxed_local())
     }
+
+    /// What comes next.
+    async fn next(&mut self) -> anyhow::Result<News> {
+        match self {
+            Self::Open(streams) => Ok(match streams.portion().await? {
+                Some(portion) => News::Portion(portion),
+                None => News::Ended,
+            }),
+            Self::Asked(asked) => {
+                let streams = asked.await?;
+                *self = Self::Open(streams);
+                Ok(News::Back)
+            }
+        }
+    }
+}
+
+/// What came from the agents.
+enum News {
+    /// Records, or what is to be known of them.
+    Portion(live::Portion),
+    /// They ended their streams.
+    Ended,
+    /// They answer again.
+    Back,
 }
