@@ -174,12 +174,24 @@ pub fn remove_namespaces(lab: &str) -> Result<()> {
     remove(&netns::with_prefix(&names::namespace_prefix(lab)))
 }
 
-/// Ends what still runs in one namespace of a lab, then removes it.
+/// Ends what still runs in the namespace of a pod, then removes its interface and itself.
+///
+/// The kernel takes a namespace down in its own time, and until then it answers pings; a removed
+/// interface is gone when the command returns, which is why CNI plugins remove it by name too.
 pub fn remove_netns(space: &Netns) -> Result<()> {
-    remove(&[space.name().to_owned()])
+    let name = [space.name().to_owned()];
+    end_processes(&name);
+    // A test may have moved or removed it already.
+    let _ = space.ip(&["link delete eth0".to_owned()]);
+    netns::remove(&name)
 }
 
 fn remove(found: &[String]) -> Result<()> {
+    end_processes(found);
+    netns::remove(found)
+}
+
+fn end_processes(found: &[String]) {
     let inside = || -> Vec<u32> {
         let spaces = found.iter().map(|name| Netns::named(name.as_str()));
         spaces.flat_map(|space| space.processes()).collect()
@@ -193,7 +205,6 @@ fn remove(found: &[String]) -> Result<()> {
     let _ = wait_for("processes of the lab to end", DEATH_TIMEOUT, || {
         inside().is_empty()
     });
-    netns::remove(found)
 }
 
 fn lab_dirs() -> Vec<PathBuf> {
