@@ -60,6 +60,7 @@ use tokio::task::JoinHandle;
 pub use counters::{Counters, Counts};
 pub use faults::{Fault, Faults};
 pub use load::{objects, objects_from_file};
+pub use params::StreamingLists;
 pub use status::Status;
 pub use store::Store;
 
@@ -117,6 +118,7 @@ struct Shared {
     listener: listener::Listener,
     tls: tls::Tls,
     bookmark_interval: Mutex<Duration>,
+    streaming_lists: Mutex<StreamingLists>,
     pods: OnceLock<PodDial>,
 }
 
@@ -124,6 +126,13 @@ impl Shared {
     fn bookmark_interval(&self) -> Duration {
         *self
             .bookmark_interval
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn streaming_lists(&self) -> StreamingLists {
+        *self
+            .streaming_lists
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -180,6 +189,7 @@ impl ApiServer {
             tls: tls::Tls::new(&listener.address().ip().to_string())?,
             listener,
             bookmark_interval: Mutex::new(BOOKMARK_INTERVAL),
+            streaming_lists: Mutex::default(),
             pods: OnceLock::new(),
         });
         let namespaces = NAMESPACES.map(
@@ -261,6 +271,15 @@ impl ApiServer {
             .bookmark_interval
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = interval;
+    }
+
+    /// Sets what becomes of watches that begin with the present objects, from now on.
+    pub fn set_streaming_lists(&self, how: StreamingLists) {
+        *self
+            .shared
+            .streaming_lists
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = how;
     }
 
     /// Refuses connections, as if no server were there, and breaks the open ones; or takes them

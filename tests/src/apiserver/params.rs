@@ -18,6 +18,38 @@ pub enum VersionMatch {
     NotOlderThan,
 }
 
+/// What the server makes of a watch that is to begin with the present objects
+/// (`sendInitialEvents`): releases differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StreamingLists {
+    /// It serves them (1.32 and later, by default).
+    #[default]
+    Served,
+    /// It answers 422 (1.19 to 1.31, by default).
+    Refused,
+    /// It does not know the parameters, and passes over them (before 1.19).
+    Unknown,
+}
+
+impl StreamingLists {
+    /// The parameters of a watch as such a server understands them.
+    pub(super) fn apply(self, mut params: Params) -> Result<Params, Status> {
+        match self {
+            Self::Refused if params.initial_events.is_some() => Err(Status::invalid(
+                "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: \
+                 sendInitialEvents is forbidden for watch unless the WatchList feature gate is \
+                 enabled"
+                    .to_owned(),
+            )),
+            Self::Unknown => {
+                params.initial_events = None;
+                Ok(params)
+            }
+            Self::Served | Self::Refused => Ok(params),
+        }
+    }
+}
+
 /// Parameters of a list or watch.
 #[derive(Debug, Clone, Default)]
 pub struct Params {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
@@ -35,7 +36,8 @@ const AHEAD: usize = 16;
 /// Begins a watch and gives the body of its answer.
 ///
 /// # Errors
-/// 504 where initial events are to show a version that is not there yet. A version that is too
+/// 504 where initial events are to show a version that is not there yet, 422 where they are asked
+/// of a server that refuses. A version that is too
 /// old is told within the stream, as the real server does.
 pub(super) fn body(
     shared: &Arc<Shared>,
@@ -44,6 +46,7 @@ pub(super) fn body(
     params: Params,
     form: Form,
 ) -> Result<Body, Status> {
+    let params = shared.streaming_lists().apply(params)?;
     let version = params.version.filter(|v| *v > 0);
     let start = match (params.initial_events, version) {
         (Some(true), _) | (None, None) => Start::Current,
@@ -86,6 +89,15 @@ pub(super) fn body(
 
 /// The client no longer reads.
 struct Gone;
+
+/// A line of the answer, its fields in the real server's order: a client that knows the type
+/// first reads the object in one go.
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    object: &'a Value,
+}
 
 struct Watch {
     kind: &'static Kind,
@@ -179,14 +191,14 @@ impl Watch {
 
     async fn event(&mut self, kind: &str, object: &Value) -> Result<(), Gone> {
         let object = match self.form {
-            Form::Object => object.clone(),
+            Form::Object => return self.send(kind, object).await,
             Form::Metadata => object::partial(object),
             Form::Table(version) => {
                 let metadata = json!({"resourceVersion": object::version(object)});
                 table::table(self.kind, [object], metadata, self.style(version))
             }
         };
-        self.send(kind, object).await
+        self.send(kind, &object).await
     }
 
     async fn bookmark(&mut self, initial_end: bool) -> Result<(), Gone> {
@@ -207,11 +219,11 @@ impl Watch {
             Form::Metadata => object::partial(&json!({"metadata": metadata})),
             Form::Table(version) => table::table(self.kind, [], metadata, self.style(version)),
         };
-        self.send("BOOKMARK", object).await
+        self.send("BOOKMARK", &object).await
     }
 
     async fn error(&self, status: &Status) -> Result<(), Gone> {
-        self.send("ERROR", status.body()).await
+        self.send("ERROR", &status.body()).await
     }
 
     async fn end(&self, end: End) -> Result<(), Gone> {
@@ -237,9 +249,10 @@ impl Watch {
         }
     }
 
-    async fn send(&self, kind: &str, object: Value) -> Result<(), Gone> {
-        let mut line = json!({"type": kind, "object": object}).to_string();
-        line.push('\n');
+    async fn send(&self, kind: &str, object: &Value) -> Result<(), Gone> {
+        let event = Event { kind, object };
+        let mut line = serde_json::to_vec(&event).map_err(|_| Gone)?;
+        line.push(b'\n');
         self.lines
             .send(Ok(Bytes::from(line)))
             .await
