@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nodescope::cluster::{self, Cluster, Config, Inventory, Kubeconfig};
-use nodescope_tests::apiserver::{ApiServer, Fault};
+use nodescope::cluster::{self, Cluster, Config, Inventory, Kubeconfig, Scope};
+use nodescope_tests::apiserver::{ApiServer, Fault, StreamingLists};
 use serde_json::{Value, json};
 
 const TOKEN: &str = "secret";
@@ -83,26 +83,77 @@ async fn until_errors(cluster: &Cluster, more_than: u64) -> Result<()> {
         .context("no error was counted")
 }
 
-#[tokio::test]
-async fn objects_come_in_pages_and_then_one_by_one() -> Result<()> {
+/// How a server that does this gives 1,200 pods, two of another node, and their changes: requests
+/// that list pods, and such that watch them.
+async fn listed(streaming: StreamingLists) -> Result<(u64, u64)> {
     let server = server()?;
+    server.set_streaming_lists(streaming);
     server.load((2..1200).map(pod).collect())?;
+    for number in [0, 1] {
+        let mut elsewhere = pod(number);
+        elsewhere["spec"]["nodeName"] = json!("node-1");
+        server.load(vec![elsewhere])?;
+    }
     // With TLS, as in a cluster.
     let (cluster, _file) = watch(&server, &server.url()).await?;
     let all = |inventory: &Inventory| inventory.is_complete() && pods(inventory) == 1200;
     let inventory = until(&cluster, "all pods", all).await?;
-    let lists = server.counters().now().requests("list", "pods");
-    ensure!(
-        lists == 3,
-        "{lists} list requests for 1200 pods in pages of 500"
-    );
     ensure!(inventory.node("node-0").is_some());
+    ensure!(inventory.pods_on("node-0").count() == 1198);
+    let counts = server.counters().now();
 
     server.store().apply(pod(1200))?;
     until(&cluster, "one more", |inventory| pods(inventory) == 1201).await?;
     server.store().delete("Pod", "default", "pod-7")?;
     until(&cluster, "one less", |inventory| pods(inventory) == 1200).await?;
     ensure!(cluster.errors().counts().all(|(_, count)| count == 0));
+    Ok((
+        counts.requests("list", "pods"),
+        counts.requests("watch", "pods"),
+    ))
+}
+
+#[tokio::test]
+async fn objects_come_as_a_stream_or_in_pages_as_the_server_can() -> Result<()> {
+    // One asks how many there are. One more for the watches that follow lists in pages, if they
+    // are counted yet.
+    let (lists, watches) = listed(StreamingLists::Served).await?;
+    ensure!(
+        (lists, watches) == (1, 2),
+        "{lists} lists, {watches} watches"
+    );
+    // Pages of 500: three of the own node's pods, one of the others.
+    let (lists, watches) = listed(StreamingLists::Refused).await?;
+    ensure!(
+        lists == 5 && (2..=4).contains(&watches),
+        "{lists} lists, {watches} watches"
+    );
+    let (lists, watches) = listed(StreamingLists::Unknown).await?;
+    ensure!(
+        lists == 5 && (2..=4).contains(&watches),
+        "{lists} lists, {watches} watches"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_that_watches_its_own_pods_asks_for_no_others() -> Result<()> {
+    let server = server()?;
+    let mut other = pod(1);
+    other["spec"]["nodeName"] = json!("node-1");
+    server.load(vec![other])?;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), server.kubeconfig(&server.plain_url()))?;
+    let config = Config {
+        kubeconfig: Kubeconfig::Path(file.path().to_owned()),
+        node_name: "node-0".to_owned(),
+        scope: Scope::Node,
+        ..Config::default()
+    };
+    let cluster = cluster::start(&config).await?;
+    let inventory = until(&cluster, "everything", Inventory::is_complete).await?;
+    ensure!(pods(&inventory) == 1, "{} pods", pods(&inventory));
+    ensure!(server.counters().now().requests("watch", "pods") == 1);
     Ok(())
 }
 
@@ -164,7 +215,7 @@ async fn a_watch_that_expired_begins_anew() -> Result<()> {
     .await?;
     server
         .counters()
-        .wait_until(|counts| counts.open_watches("pods") == 1)
+        .wait_until(|counts| counts.open_watches("pods") == 2)
         .await;
     server.faults().expire_watches();
     until_errors(&cluster, 0).await?;

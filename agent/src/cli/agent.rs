@@ -16,7 +16,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::outlets::{self, Outlets};
 use super::{flow_log, nat_source, probing, serving};
 use crate::cluster::{self, Inventory, Local};
-use crate::config::{AgentArgs, AttachBy, Config, KubeSource, LogFormat, MetricLabel, NatSource};
+use crate::config::{
+    AgentArgs, AttachBy, Config, KubeSource, LogFormat, MetricLabel, NatSource, Watch,
+};
 use crate::datapath::{Method, Pinning};
 use crate::engine::{Engine, Intervals, Settings, Settle, Status};
 use crate::flow::{Flow, Moment, Timeouts};
@@ -347,6 +349,10 @@ fn cluster_config(config: &Config) -> cluster::Config {
     cluster::Config {
         kubeconfig,
         node_name: config.node_name.clone(),
+        scope: match config.watch {
+            Watch::Cluster => cluster::Scope::Cluster,
+            Watch::Node => cluster::Scope::Node,
+        },
         overrides: cluster::Overrides {
             pod_cidrs: config.cidrs.pod.clone(),
             node_cidrs: config.cidrs.node.clone(),

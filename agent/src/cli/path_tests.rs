@@ -12,7 +12,7 @@ use crate::sink::observer::convert;
 pub fn first_leg() -> Flow {
     let mut flow = pod_to_pod();
     if let Identity::Pod(pod) = &mut flow.destination {
-        Arc::make_mut(pod).node = "node-2".to_owned();
+        Arc::make_mut(pod).node = "node-2".into();
     }
     flow
 }

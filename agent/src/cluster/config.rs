@@ -63,6 +63,17 @@ impl Default for Overrides {
     }
 }
 
+/// Which pods the agent watches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// All of the cluster.
+    #[default]
+    Cluster,
+    /// Its own node's. Of others it knows what EndpointSlices tell: name, addresses and node of
+    /// those behind a service.
+    Node,
+}
+
 /// Configuration of the cluster room.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -70,6 +81,8 @@ pub struct Config {
     pub kubeconfig: Kubeconfig,
     /// Name of the node that the agent runs on.
     pub node_name: String,
+    /// Which pods are watched.
+    pub scope: Scope,
     /// What is not to be discovered.
     pub overrides: Overrides,
 }

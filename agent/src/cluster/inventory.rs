@@ -35,7 +35,10 @@ pub struct Inventory {
     pub(super) overrides: Arc<Overrides>,
     pub(super) masquerade: Arc<Masquerade>,
     /// Pods with the node's own address, by node.
-    pub(super) host_network: Arc<HashMap<String, u32>>,
+    pub(super) host_network: Arc<HashMap<Arc<str>, u32>>,
+    /// The agent's node, empty where nobody said which, and its pods with an address of their own,
+    /// once for each.
+    pub(super) here: (Arc<str>, Arc<[Arc<Pod>]>),
     /// Objects of each kind, in the order of [`super::KINDS`].
     pub(super) counts: [usize; 5],
     /// Whether the first full list of each kind has arrived.
@@ -175,7 +178,12 @@ impl Inventory {
 
     /// Pods with an address of their own that a node has now.
     pub fn pods_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Arc<Pod>> + 'a {
-        self.addresses.held().filter(move |pod| pod.node == node)
+        let own = !node.is_empty() && *self.here.0 == *node;
+        // The agent asks for its own node's several times a second.
+        let here = own.then(|| self.here.1.iter()).into_iter().flatten();
+        let held = (!own).then(|| self.addresses.held());
+        let there = held.into_iter().flatten();
+        here.chain(there.filter(move |pod| *pod.node == *node))
     }
 
     /// Pods with an address of their own now, once for each.

@@ -90,5 +90,5 @@ fn is_pod_hop(hop: &Hop, direction: Direction) -> bool {
 /// is known by its interface.
 fn here(identity: &Identity, local: &Local) -> Option<ObjectName> {
     let pod = identity.pod()?;
-    (pod.node == local.name() || pod.node.is_empty()).then(|| pod.name.clone())
+    (*pod.node == *local.name() || pod.node.is_empty()).then(|| pod.name.clone())
 }

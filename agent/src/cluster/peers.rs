@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::PodSpec;
-
 use super::agents::{AGENT_LABEL, PORT};
-use super::trim::PodRecord;
+use super::trim::{PodRecord, SliceRecord};
+use super::wire::PodSpec;
 
 /// Where the agent of a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,15 +26,22 @@ pub(super) struct Ports {
     hubble: Option<u16>,
 }
 
+/// Whether an object is labelled as the agents' are.
+pub(super) fn is_labelled(labels: &BTreeMap<String, String>) -> bool {
+    AGENT_LABEL
+        .split_once('=')
+        .is_some_and(|(label, value)| labels.get(label).is_some_and(|found| found == value))
+}
+
 /// `None` for a pod that is no agent's.
 pub(super) fn ports(labels: &BTreeMap<String, String>, spec: &PodSpec) -> Option<Ports> {
-    let (label, value) = AGENT_LABEL.split_once('=')?;
-    if labels.get(label).is_none_or(|found| found != value) {
+    if !is_labelled(labels) {
         return None;
     }
     let mut all = spec
         .containers
         .iter()
+        .flatten()
         .flat_map(|one| one.ports.iter().flatten());
     let named = all.find(|port| port.name.as_deref() == Some(PORT.0));
     Some(Ports {
@@ -53,7 +59,24 @@ pub(super) fn agents<'a>(pods: impl Iterator<Item = &'a PodRecord>, namespace: &
             && !record.pod.node.is_empty();
         let ip = *record.pod.ips.first().filter(|_| there)?;
         let port = ports.hubble;
-        Some((record.pod.node.clone(), AgentAt { ip, port }))
+        Some((record.pod.node.to_string(), AgentAt { ip, port }))
     };
     pods.filter_map(at).collect()
+}
+
+/// The same from the endpoints of the agents' service, where the pods of other nodes are not
+/// watched.
+pub(super) fn agents_behind<'a>(
+    slices: impl Iterator<Item = &'a SliceRecord>,
+    namespace: &str,
+) -> Agents {
+    let own = slices.filter(|slice| slice.agents && slice.name.namespace == namespace);
+    let backends = own.flat_map(|slice| slice.backends.iter());
+    let named = backends.filter(|backend| &*backend.port_name == PORT.0);
+    let at = named.filter_map(|backend| {
+        let port = Some(backend.port);
+        let ip = backend.ip;
+        Some((backend.node.as_deref()?.to_owned(), AgentAt { ip, port }))
+    });
+    at.collect()
 }

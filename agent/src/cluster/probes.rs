@@ -7,17 +7,20 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::flow::{ProbeHandler, ProbeKind, ProbeSpec};
 
+use super::wire;
+
 /// Defaults of the API (`core/v1` Probe): every 10 s, answered within 1 s.
 const PERIOD: u64 = 10;
 const TIMEOUT: u64 = 1;
 
 /// All probes that cross the network. `exec` probes and those to another host do not reach the
 /// pod's interface, and are left out.
-pub(super) fn of(spec: &core::PodSpec, status: &core::PodStatus) -> Vec<ProbeSpec> {
+pub(super) fn of(spec: &wire::PodSpec, status: &wire::PodStatus) -> Vec<ProbeSpec> {
     // Init containers that restart always are sidecars, which have probes too.
     let containers = spec
         .containers
         .iter()
+        .flatten()
         .chain(spec.init_containers.iter().flatten());
     let mut probes = Vec::new();
     for container in containers {
@@ -43,7 +46,7 @@ pub(super) fn of(spec: &core::PodSpec, status: &core::PodStatus) -> Vec<ProbeSpe
 }
 
 fn one(
-    container: &core::Container,
+    container: &wire::Container,
     kind: ProbeKind,
     probe: &core::Probe,
     started: bool,
@@ -96,7 +99,7 @@ fn one(
 }
 
 /// A port by number, or by the name that the container gives it.
-fn number(container: &core::Container, port: &IntOrString) -> Option<u16> {
+fn number(container: &wire::Container, port: &IntOrString) -> Option<u16> {
     let number = match port {
         IntOrString::Int(number) => *number,
         IntOrString::String(name) => {

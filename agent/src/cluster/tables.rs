@@ -1,40 +1,30 @@
-//! The objects as last told by the API, and the inventory built from them.
+//! What the API told, and the inventory built from it.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::flow::{Node, ObjectName};
+use crate::flow::{Node, ObjectName, Pod};
 
 use super::addresses::Addresses;
-use super::config::Overrides;
+use super::config::{Overrides, Scope};
 use super::inventory::Inventory;
 use super::masquerade::{self, CONFIG_MAPS, MasqueradeRecord};
+use super::names::Names;
 use super::nodes::Nodes;
 use super::peers::{self, Agents};
-use super::services::{Service, Services};
-use super::trim::{Named, PodRecord, SliceRecord};
-
-/// What a watch tells of one kind.
-#[derive(Clone, Debug)]
-pub(super) enum Change<T> {
-    /// A full list begins.
-    Begin,
-    /// An object of that list.
-    Listed(T),
-    /// The list is complete: what is not in it is gone.
-    Complete,
-    /// An object was added or changed.
-    Applied(T),
-    /// An object was deleted.
-    Deleted(T),
-}
+use super::services::Service;
+use super::table::{Change, Table};
+use super::trim::{PodRecord, SliceRecord};
 
 /// A change of any kind.
 #[derive(Clone, Debug)]
 pub(super) enum Update {
-    /// Of a pod.
+    /// Of a pod of the own node.
     Pod(Change<PodRecord>),
+    /// Of a pod of another node, or of none yet.
+    Peer(Change<PodRecord>),
     /// Of a service.
     Service(Change<Service>),
     /// Of an EndpointSlice.
@@ -45,96 +35,55 @@ pub(super) enum Update {
     Masquerade(usize, Change<MasqueradeRecord>),
 }
 
-/// Objects of one kind by name.
-#[derive(Debug)]
-struct Table<T> {
-    objects: HashMap<ObjectName, T>,
-    /// Names that the list under way has shown.
-    listing: Option<HashSet<ObjectName>>,
-    listed: bool,
-    changed: bool,
-}
-
-impl<T> Default for Table<T> {
-    fn default() -> Self {
-        Self {
-            objects: HashMap::new(),
-            listing: None,
-            listed: false,
-            changed: false,
-        }
-    }
-}
-
-impl<T: Named + PartialEq + Clone> Table<T> {
-    /// Takes a change in. Returns what is no longer so (objects gone or replaced), and the
-    /// object as it is now with whether it comes from a list.
-    fn apply(&mut self, change: Change<T>) -> (Vec<T>, Option<(T, bool)>) {
-        match change {
-            Change::Begin => {
-                self.listing = Some(HashSet::new());
-                (Vec::new(), None)
-            }
-            Change::Listed(object) => {
-                if let Some(listing) = &mut self.listing {
-                    listing.insert(object.object_name());
-                }
-                self.insert(object, true)
-            }
-            Change::Applied(object) => self.insert(object, false),
-            Change::Deleted(object) => {
-                let gone = self.objects.remove(&object.object_name());
-                self.changed |= gone.is_some();
-                (gone.into_iter().collect(), None)
-            }
-            Change::Complete => {
-                let kept = self.listing.take().unwrap_or_default();
-                let gone = self.objects.extract_if(|name, _| !kept.contains(name));
-                let gone: Vec<T> = gone.map(|(_, object)| object).collect();
-                self.changed |= !gone.is_empty() || !self.listed;
-                self.listed = true;
-                (gone, None)
-            }
-        }
-    }
-
-    fn insert(&mut self, object: T, listed: bool) -> (Vec<T>, Option<(T, bool)>) {
-        let before = self.objects.insert(object.object_name(), object.clone());
-        if before.as_ref() == Some(&object) {
-            return (Vec::new(), None);
-        }
-        self.changed = true;
-        (before.into_iter().collect(), Some((object, listed)))
-    }
-}
-
 /// Everything the API told.
 #[derive(Debug)]
 pub(super) struct Tables {
+    /// Which pods are watched.
+    scope: Scope,
+    /// The own node; empty where nobody said.
+    node: Arc<str>,
+    /// Where the agent's own DaemonSet is.
+    namespace: String,
+    names: Names,
     pods: Table<PodRecord>,
+    peers: Table<PodRecord>,
     services: Table<Service>,
     slices: Table<SliceRecord>,
     nodes: Table<Arc<Node>>,
     /// A watch each, so a table each.
     masquerade: [Table<MasqueradeRecord>; CONFIG_MAPS.len()],
     addresses: Addresses,
-    /// Where the agent's own DaemonSet is.
-    namespace: String,
+    /// Pods with the node's own address, by node.
+    host_network: Arc<HashMap<Arc<str>, u32>>,
+    /// Of pods that are known by slices only: in how many they are, by one of their addresses.
+    learned: HashMap<(String, IpAddr), u32>,
+    /// Services whose slices changed.
+    moved: HashSet<ObjectName>,
     agents: Arc<Agents>,
+    agents_changed: bool,
     inventory: Inventory,
 }
 
 impl Tables {
+    /// Empty ones, of an agent that watches all pods in one go.
     pub(super) fn new(overrides: Overrides) -> Self {
         Self {
+            scope: Scope::Node,
+            node: Arc::default(),
+            namespace: String::new(),
+            names: Names::default(),
             pods: Table::default(),
+            peers: Table::default(),
             services: Table::default(),
             slices: Table::default(),
             nodes: Table::default(),
             masquerade: Default::default(),
             addresses: Addresses::default(),
-            namespace: String::new(),
+            host_network: Arc::default(),
+            learned: HashMap::new(),
+            moved: HashSet::new(),
             agents: Arc::default(),
+            agents_changed: false,
             inventory: Inventory::new(overrides),
         }
     }
@@ -145,6 +94,14 @@ impl Tables {
         Self { namespace, ..self }
     }
 
+    /// The same, told the own node, and whether the pods of others are watched, too.
+    pub(super) fn on(mut self, node: &str, scope: Scope) -> Self {
+        self.node = node.into();
+        self.inventory.here.0 = self.node.clone();
+        self.scope = scope;
+        self
+    }
+
     /// The agents as of the newest inventory; the same `Arc` until one comes, goes or moves.
     pub(super) fn agents(&self) -> &Arc<Agents> {
         &self.agents
@@ -153,34 +110,21 @@ impl Tables {
     /// Takes one change in.
     pub(super) fn apply(&mut self, update: Update, now: SystemTime) {
         match update {
-            Update::Pod(change) => {
-                let (gone, current) = self.pods.apply(change);
-                for old in gone {
-                    // The same pod with other labels keeps its addresses, and its time with them.
-                    let same = current
-                        .as_ref()
-                        .filter(|(new, _)| new.pod.uid == old.pod.uid);
-                    let kept = same.map_or(&[][..], |(new, _)| &new.pod.ips);
-                    self.addresses.release(&old.pod, kept, now);
-                }
-                if let Some((record, listed)) = current {
-                    self.addresses.apply(&record, listed, now);
-                }
-            }
+            Update::Pod(change) => self.apply_pod(true, change, now),
+            Update::Peer(change) => self.apply_pod(false, change, now),
             Update::Service(change) => drop(self.services.apply(change)),
-            Update::Slice(change) => drop(self.slices.apply(change)),
+            Update::Slice(change) => self.apply_slice(change, now),
             Update::Node(change) => drop(self.nodes.apply(change)),
             Update::Masquerade(which, change) => {
                 let Some(table) = self.masquerade.get_mut(which) else {
                     return;
                 };
-                let (_, current) = table.apply(change);
                 if let Some((
                     MasqueradeRecord {
                         rules: Err(why), ..
                     },
                     _,
-                )) = current
+                )) = table.apply(change).current
                 {
                     tracing::warn!(
                         why,
@@ -188,6 +132,106 @@ impl Tables {
                     );
                 }
             }
+        }
+    }
+
+    fn apply_pod(&mut self, own: bool, mut change: Change<PodRecord>, now: SystemTime) {
+        if let Change::Listed(record) | Change::Applied(record) = &mut change {
+            self.names.of_pod(record);
+            if self.is_elsewhere(&record.pod.node) {
+                record.forget_probes();
+            }
+        }
+        let table = if own { &mut self.pods } else { &mut self.peers };
+        let done = table.apply(change);
+        for old in &done.gone {
+            // The same pod with other labels keeps its addresses, and its time with them.
+            let same = done.current.as_ref();
+            let same = same.filter(|(new, _)| new.pod.uid == old.pod.uid);
+            let kept = same.map_or(&[][..], |(new, _)| &new.pod.ips);
+            self.addresses.release(&old.pod, kept, now);
+            self.count(old, false);
+        }
+        if let Some((record, listed)) = &done.current {
+            self.addresses.apply(record, *listed, now);
+            self.count(record, true);
+        }
+    }
+
+    fn is_elsewhere(&self, node: &Arc<str>) -> bool {
+        !self.node.is_empty() && *node != self.node
+    }
+
+    /// Counts a pod that came or went among those with the node's own address, and the agents.
+    fn count(&mut self, record: &PodRecord, came: bool) {
+        self.agents_changed |= record.agent.is_some();
+        if !record.host_network || record.finished {
+            return;
+        }
+        let counts = Arc::make_mut(&mut self.host_network);
+        let count = counts.entry(record.pod.node.clone()).or_default();
+        *count = if came {
+            *count + 1
+        } else {
+            count.saturating_sub(1)
+        };
+    }
+
+    fn apply_slice(&mut self, mut change: Change<SliceRecord>, now: SystemTime) {
+        if let Change::Listed(record) | Change::Applied(record) = &mut change {
+            self.names.of_slice(record);
+            match (self.scope, &self.node) {
+                (Scope::Node, own) if !own.is_empty() => {
+                    record.targets.retain(|pod| pod.node != *own);
+                }
+                _ => record.targets = Vec::new(),
+            }
+        }
+        let done = self.slices.apply(change);
+        let current = done.current.iter().map(|(record, _)| record);
+        for record in done.gone.iter().chain(current) {
+            self.moved.extend(record.service.clone());
+            self.agents_changed |= record.agents;
+        }
+        // The new ones first: a pod that is in both is not gone in between.
+        if let Some((record, listed)) = &done.current {
+            for pod in &record.targets {
+                self.learn(pod, *listed, now);
+            }
+        }
+        for pod in done.gone.iter().flat_map(|record| &record.targets) {
+            self.unlearn(pod, now);
+        }
+    }
+
+    /// A slice has a pod that no watch tells of.
+    fn learn(&mut self, pod: &Arc<Pod>, listed: bool, now: SystemTime) {
+        let Some(ip) = pod.ips.first() else {
+            return;
+        };
+        let slices = self.learned.entry((pod.uid.clone(), *ip)).or_default();
+        *slices += 1;
+        if *slices == 1 {
+            let record = PodRecord::learned(pod.clone());
+            self.addresses.apply(&record, listed, now);
+            self.pods.changed = true;
+        }
+    }
+
+    /// A slice has it no more.
+    fn unlearn(&mut self, pod: &Arc<Pod>, now: SystemTime) {
+        let Some(ip) = pod.ips.first() else {
+            return;
+        };
+        let key = (pod.uid.clone(), *ip);
+        let Some(slices) = self.learned.get_mut(&key) else {
+            return;
+        };
+        *slices -= 1;
+        if *slices == 0 {
+            self.learned.remove(&key);
+            self.addresses.release(pod, &[], now);
+            self.pods.changed = true;
         }
     }
 
@@ -199,45 +243,47 @@ impl Tables {
     /// Whether [`Tables::build`] would give another inventory than the last time.
     pub(super) fn is_changed(&self) -> bool {
         self.pods.changed
+            || self.peers.changed
             || self.services.changed
             || self.slices.changed
             || self.nodes.changed
             || self.masquerade.iter().any(|table| table.changed)
     }
 
+    /// Pods known by a watch.
+    pub(super) fn pods(&self) -> usize {
+        self.pods.len() + self.peers.len()
+    }
+
     /// The inventory as of now; parts that did not change are shared with the one before.
     pub(super) fn build(&mut self) -> Arc<Inventory> {
-        if std::mem::take(&mut self.pods.changed) {
-            self.inventory.addresses = Arc::new(self.addresses.clone());
-            self.inventory.host_network = Arc::new(self.host_network());
-            let agents = peers::agents(self.pods.objects.values(), &self.namespace);
-            if agents != *self.agents {
-                self.agents = Arc::new(agents);
-            }
+        let pods = std::mem::take(&mut self.pods.changed);
+        if std::mem::take(&mut self.peers.changed) || pods {
+            self.inventory.addresses = Arc::new(self.addresses.snapshot());
+            self.inventory.host_network = self.host_network.clone();
         }
-        let services = std::mem::take(&mut self.services.changed);
-        if std::mem::take(&mut self.slices.changed) || services {
-            let all = Services::build(self.services.objects.values(), self.slices.objects.values());
-            self.inventory.services = Arc::new(all);
+        if pods {
+            self.inventory.here.1 = self.here();
         }
+        if std::mem::take(&mut self.agents_changed) {
+            self.find_agents();
+        }
+        self.build_services();
         if std::mem::take(&mut self.nodes.changed) {
-            self.inventory.nodes = Arc::new(Nodes::build(self.nodes.objects.values()));
+            self.inventory.nodes = Arc::new(Nodes::build(self.nodes.values()));
         }
         if self.masquerade.iter().any(|table| table.changed) {
             self.unite_masquerade();
         }
         self.inventory.counts = [
-            self.pods.objects.len(),
-            self.services.objects.len(),
-            self.slices.objects.len(),
-            self.nodes.objects.len(),
-            self.masquerade
-                .iter()
-                .map(|table| table.objects.len())
-                .sum(),
+            self.pods(),
+            self.services.len(),
+            self.slices.len(),
+            self.nodes.len(),
+            self.masquerade.iter().map(Table::len).sum(),
         ];
         self.inventory.listed = [
-            self.pods.listed,
+            self.pods.listed && (self.scope == Scope::Node || self.peers.listed),
             self.services.listed,
             self.slices.listed,
             self.nodes.listed,
@@ -246,13 +292,47 @@ impl Tables {
         Arc::new(self.inventory.clone())
     }
 
-    fn host_network(&self) -> HashMap<String, u32> {
-        let mut counts = HashMap::new();
-        let pods = self.pods.objects.values();
-        for record in pods.filter(|record| record.host_network && !record.finished) {
-            *counts.entry(record.pod.node.clone()).or_default() += 1;
+    /// The own node's pods, once for each address that they have now.
+    fn here(&self) -> Arc<[Arc<Pod>]> {
+        if self.node.is_empty() {
+            return Arc::default();
         }
-        counts
+        let own = self.pods.values().filter(|record| !record.host_network);
+        let ips = own.flat_map(|record| &record.pod.ips);
+        let held = ips.filter_map(|ip| self.addresses.held_at(*ip));
+        let here = held.filter(|pod| pod.node == self.node);
+        here.cloned().collect()
+    }
+
+    fn find_agents(&mut self) {
+        let agents = match self.scope {
+            Scope::Node if !self.node.is_empty() => {
+                peers::agents_behind(self.slices.values(), &self.namespace)
+            }
+            _ => {
+                let pods = self.pods.values().chain(self.peers.values());
+                peers::agents(pods, &self.namespace)
+            }
+        };
+        if agents != *self.agents {
+            self.agents = Arc::new(agents);
+        }
+    }
+
+    fn build_services(&mut self) {
+        let services = std::mem::take(&mut self.services.changed);
+        if !std::mem::take(&mut self.slices.changed) && !services {
+            return;
+        }
+        let mut next = (*self.inventory.services).clone();
+        if services {
+            next.set_services(self.services.values());
+        }
+        let moved = std::mem::take(&mut self.moved);
+        if !moved.is_empty() {
+            next.set_backends(&moved, self.slices.values());
+        }
+        self.inventory.services = Arc::new(next);
     }
 
     fn unite_masquerade(&mut self) {
@@ -261,10 +341,7 @@ impl Tables {
             table.changed = false;
             listed &= table.listed;
         }
-        let records = self
-            .masquerade
-            .iter()
-            .flat_map(|table| table.objects.values());
+        let records = self.masquerade.iter().flat_map(Table::values);
         let flags = &self.inventory.overrides.non_masquerade;
         self.inventory.masquerade = Arc::new(masquerade::unite(flags, records, listed));
     }

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::flow::{Node, ObjectName, Pod, Protocol, Workload};
 
 use super::masquerade::{self, MasqueradeRecord};
 use super::peers;
 use super::services::{Backend, Service, ServicePort};
+use super::wire::{self, Meta};
 
 /// What an object is known by within its kind.
 pub(super) trait Named {
     /// Namespace (empty for nodes) and name.
-    fn object_name(&self) -> ObjectName;
+    fn key(&self) -> (&str, &str);
 }
 
 /// A pod and what decides whose its addresses are.
@@ -36,50 +36,76 @@ pub(super) struct PodRecord {
     pub(super) agent: Option<peers::Ports>,
 }
 
+impl PodRecord {
+    /// Of a pod of which no more is known than an EndpointSlice tells.
+    pub(super) fn learned(pod: Arc<Pod>) -> Self {
+        Self {
+            pod,
+            host_network: false,
+            finished: false,
+            started: None,
+            ended: None,
+            agent: None,
+        }
+    }
+
+    /// Probes come from the pod's own node: nobody asks for those of other nodes' pods.
+    pub(super) fn forget_probes(&mut self) {
+        if let Some(pod) = Arc::get_mut(&mut self.pod) {
+            pod.probes = Vec::new();
+        }
+    }
+}
+
 /// The endpoints of one EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SliceRecord {
     pub(super) name: ObjectName,
     /// Label `kubernetes.io/service-name`.
     pub(super) service: Option<ObjectName>,
-    pub(super) backends: Vec<Backend>,
+    pub(super) backends: Arc<[Backend]>,
+    /// Pods behind the service, as far as a slice tells of them: name, addresses and node.
+    pub(super) targets: Vec<Arc<Pod>>,
+    /// Whether the service is labelled as that of the agents.
+    pub(super) agents: bool,
 }
 
 impl Named for PodRecord {
-    fn object_name(&self) -> ObjectName {
-        self.pod.name.clone()
+    fn key(&self) -> (&str, &str) {
+        key(&self.pod.name)
     }
 }
 
 impl Named for SliceRecord {
-    fn object_name(&self) -> ObjectName {
-        self.name.clone()
+    fn key(&self) -> (&str, &str) {
+        key(&self.name)
     }
 }
 
 impl Named for MasqueradeRecord {
-    fn object_name(&self) -> ObjectName {
-        self.name.clone()
+    fn key(&self) -> (&str, &str) {
+        key(&self.name)
     }
 }
 
 impl Named for Service {
-    fn object_name(&self) -> ObjectName {
-        self.name.clone()
+    fn key(&self) -> (&str, &str) {
+        key(&self.name)
     }
 }
 
 impl Named for Arc<Node> {
-    fn object_name(&self) -> ObjectName {
-        ObjectName {
-            namespace: String::new(),
-            name: self.name.clone(),
-        }
+    fn key(&self) -> (&str, &str) {
+        ("", &self.name)
     }
 }
 
+fn key(name: &ObjectName) -> (&str, &str) {
+    (&name.namespace, &name.name)
+}
+
 /// Cuts a pod down.
-pub(super) fn pod(pod: core::Pod) -> PodRecord {
+pub(super) fn pod(pod: wire::Pod) -> PodRecord {
     let workload = workload(&pod.metadata);
     let created = pod.metadata.creation_timestamp.as_ref().map(time);
     let name = object_name(&pod.metadata);
@@ -101,6 +127,7 @@ pub(super) fn pod(pod: core::Pod) -> PodRecord {
                 .filter_map(|ip| ip.parse::<IpAddr>().ok()),
         );
     }
+    ips.shrink_to_fit();
     let ended = status
         .container_statuses
         .iter()
@@ -119,16 +146,16 @@ pub(super) fn pod(pod: core::Pod) -> PodRecord {
             name,
             uid: pod.metadata.uid.unwrap_or_default(),
             ips,
-            node: spec.node_name.unwrap_or_default(),
-            workload,
-            labels,
+            node: spec.node_name.unwrap_or_default().into(),
+            workload: workload.map(Arc::new),
+            labels: Arc::new(labels),
             probes,
         }),
     }
 }
 
 /// Cuts a node down.
-pub(super) fn node(node: core::Node) -> Arc<Node> {
+pub(super) fn node(node: wire::Node) -> Arc<Node> {
     let spec = node.spec.unwrap_or_default();
     let max_pods = max_pods(node.status.as_ref());
     let cidrs = spec
@@ -148,18 +175,17 @@ pub(super) fn node(node: core::Node) -> Arc<Node> {
             .filter_map(|address| address.address.parse().ok())
             .collect(),
         pod_cidrs: cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect(),
-        labels: node.metadata.labels.unwrap_or_default(),
         max_pods,
     })
 }
 
 /// `status.allocatable.pods`: how many pods the kubelet takes, hostNetwork pods included.
-fn max_pods(status: Option<&core::NodeStatus>) -> Option<u32> {
+fn max_pods(status: Option<&wire::NodeStatus>) -> Option<u32> {
     status?.allocatable.as_ref()?.get("pods")?.0.parse().ok()
 }
 
 /// Cuts a ConfigMap of a masquerade agent down.
-pub(super) fn masquerade(map: core::ConfigMap) -> MasqueradeRecord {
+pub(super) fn masquerade(map: wire::ConfigMap) -> MasqueradeRecord {
     let name = object_name(&map.metadata);
     MasqueradeRecord {
         rules: masquerade::parse(&name.name, &map.data.unwrap_or_default()),
@@ -168,7 +194,7 @@ pub(super) fn masquerade(map: core::ConfigMap) -> MasqueradeRecord {
 }
 
 /// Cuts a service down.
-pub(super) fn service(service: core::Service) -> Service {
+pub(super) fn service(service: wire::Service) -> Service {
     let name = object_name(&service.metadata);
     let spec = service.spec.unwrap_or_default();
     let balancer = service
@@ -217,7 +243,7 @@ fn service_port(from: core::ServicePort) -> ServicePort {
 }
 
 /// Cuts an EndpointSlice down.
-pub(super) fn slice(slice: EndpointSlice) -> SliceRecord {
+pub(super) fn slice(slice: wire::Slice) -> SliceRecord {
     let name = object_name(&slice.metadata);
     let labels = slice.metadata.labels.unwrap_or_default();
     let service = labels
@@ -226,35 +252,69 @@ pub(super) fn slice(slice: EndpointSlice) -> SliceRecord {
             namespace: name.namespace.clone(),
             name: service.clone(),
         });
-    let ports = slice.ports.unwrap_or_default();
-    let mut backends = Vec::new();
+    let ports: Vec<(u16, Protocol, Arc<str>)> = slice
+        .ports
+        .into_iter()
+        .flatten()
+        .map(|from| {
+            (
+                from.port.and_then(port).unwrap_or_default(),
+                protocol(from.protocol.as_deref()),
+                from.name.unwrap_or_default().into(),
+            )
+        })
+        .collect();
+    let (mut backends, mut targets) = (Vec::new(), Vec::new());
     for endpoint in slice.endpoints.unwrap_or_default() {
         // Not said means ready (EndpointConditions of discovery/v1).
         let ready = endpoint
             .conditions
             .and_then(|said| said.ready)
             .unwrap_or(true);
-        for ip in endpoint.addresses.iter().filter_map(|ip| ip.parse().ok()) {
-            for from in &ports {
+        let node: Option<Arc<str>> = endpoint.node_name.map(Into::into);
+        let addresses = endpoint.addresses.iter().flatten();
+        let ips: Vec<IpAddr> = addresses.filter_map(|ip| ip.parse().ok()).collect();
+        for ip in &ips {
+            for (port, protocol, port_name) in &ports {
                 backends.push(Backend {
-                    ip,
-                    port: from.port.and_then(port).unwrap_or_default(),
-                    protocol: protocol(from.protocol.as_deref()),
-                    port_name: from.name.clone().unwrap_or_default(),
-                    node: endpoint.node_name.clone(),
+                    ip: *ip,
+                    port: *port,
+                    protocol: *protocol,
+                    port_name: port_name.clone(),
+                    node: node.clone(),
                     ready,
                 });
             }
         }
+        targets.extend(endpoint.target_ref.and_then(|to| target(to, ips, node)));
     }
     SliceRecord {
+        agents: peers::is_labelled(&labels),
         name,
         service,
-        backends,
+        backends: backends.into(),
+        targets,
     }
 }
 
-fn object_name(meta: &ObjectMeta) -> ObjectName {
+/// What an endpoint tells of the pod that it is.
+fn target(to: core::ObjectReference, ips: Vec<IpAddr>, node: Option<Arc<str>>) -> Option<Arc<Pod>> {
+    if to.kind.as_deref() != Some("Pod") || ips.is_empty() {
+        return None;
+    }
+    Some(Arc::new(Pod {
+        name: ObjectName {
+            namespace: to.namespace.unwrap_or_default(),
+            name: to.name?,
+        },
+        uid: to.uid.unwrap_or_default(),
+        ips,
+        node: node.unwrap_or_default(),
+        ..Pod::default()
+    }))
+}
+
+fn object_name(meta: &Meta) -> ObjectName {
     ObjectName {
         namespace: meta.namespace.clone().unwrap_or_default(),
         name: meta.name.clone().unwrap_or_default(),
@@ -263,7 +323,7 @@ fn object_name(meta: &ObjectMeta) -> ObjectName {
 
 /// The controller that people know: a ReplicaSet whose name ends with the pod's template hash is
 /// a Deployment's, a Job whose name ends with a time in minutes is a CronJob's.
-fn workload(meta: &ObjectMeta) -> Option<Workload> {
+fn workload(meta: &Meta) -> Option<Workload> {
     let owners = meta.owner_references.as_deref()?;
     let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
     let known = |name: &str, kind: &str| {

@@ -7,26 +7,27 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use backon::BackoffBuilder;
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client};
+use kube::Client;
+use kube::runtime::watcher::{self, InitialListStrategy};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::config::{Config, Error, reason};
 use super::inventory::Inventory;
-use super::masquerade::{self, CONFIG_MAPS};
 use super::peers::Agents;
-use super::tables::{Change, Tables, Update};
-use super::trim;
+use super::sources::{Source, Updates, sources};
+use super::spread::Spread;
+use super::table::Change;
+use super::tables::{Tables, Update};
 
 /// The kinds watched, as metrics and counts name them.
 pub const KINDS: [&str; 5] = ["pods", "services", "endpointslices", "nodes", "configmaps"];
 
-/// Objects asked for at once (the API's own clients use the same).
-const PAGE: u32 = 500;
+/// A server that was asked for a list as a stream and is silent for so long does not know of
+/// streams, and waits for changes: Kubernetes before 1.19. Others refuse, or tell one object after
+/// the other.
+const SILENCE: Duration = Duration::from_secs(5);
 /// Pauses after a failed attempt: the first, and the longest. Jitter adds up to as much again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// After so long without a failure the pauses begin short again.
@@ -102,7 +103,9 @@ pub async fn start(config: &Config) -> Result<Cluster, Error> {
     let namespace = client
         .as_ref()
         .map_or("", |client| client.default_namespace());
-    let mut tables = Tables::new(config.overrides.clone()).within(namespace);
+    let mut tables = Tables::new(config.overrides.clone())
+        .within(namespace)
+        .on(&config.node_name, config.scope);
     let first = tables.build();
     let inventory = Arc::new(ArcSwap::new(first.clone()));
     let (told, changes) = watch::channel(first);
@@ -110,11 +113,26 @@ pub async fn start(config: &Config) -> Result<Cluster, Error> {
     let errors = Arc::new(WatchErrors::default());
     let mut tasks = JoinSet::new();
     if let Some(client) = client {
-        let (sender, receiver) = mpsc::channel(4096);
-        for (kind, begin) in watches(&client) {
-            tasks.spawn(follow(kind, begin, sender.clone(), errors.clone()));
+        let (sender, receiver) = mpsc::channel(256);
+        let spread = Arc::new(Spread::default());
+        for source in sources(&client, config) {
+            let follower = Follower {
+                source,
+                client: client.clone(),
+                spread: spread.clone(),
+                updates: sender.clone(),
+                errors: errors.clone(),
+            };
+            tasks.spawn(follower.follow());
         }
-        tasks.spawn(keep(tables, receiver, inventory.clone(), told, peers));
+        tasks.spawn(keep(
+            tables,
+            receiver,
+            inventory.clone(),
+            told,
+            peers,
+            spread,
+        ));
     }
     Ok(Cluster {
         inventory,
@@ -125,147 +143,152 @@ pub async fn start(config: &Config) -> Result<Cluster, Error> {
     })
 }
 
-type Updates = futures::stream::BoxStream<'static, watcher::Result<Update>>;
-/// Begins a watch anew, with a full list.
-type Watch = Box<dyn Fn() -> Updates + Send + Sync>;
-
-/// Each with its place in [`KINDS`].
-fn watches(client: &Client) -> Vec<(usize, Watch)> {
-    let pods: Api<Pod> = Api::all(client.clone());
-    let services: Api<Service> = Api::all(client.clone());
-    let slices: Api<EndpointSlice> = Api::all(client.clone());
-    let nodes: Api<Node> = Api::all(client.clone());
-    let mut watches: Vec<(usize, Watch)> = vec![
-        (
-            0,
-            Box::new(move || stream(&pods, None, trim::pod, Update::Pod)),
-        ),
-        (
-            1,
-            Box::new(move || stream(&services, None, trim::service, Update::Service)),
-        ),
-        (
-            2,
-            Box::new(move || stream(&slices, None, trim::slice, Update::Slice)),
-        ),
-        (
-            3,
-            Box::new(move || stream(&nodes, None, trim::node, Update::Node)),
-        ),
-    ];
-    // By name: nothing else of the namespace has to be read, nor be allowed to be.
-    for (which, name) in CONFIG_MAPS.into_iter().enumerate() {
-        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), masquerade::NAMESPACE);
-        let update = move |change| Update::Masquerade(which, change);
-        watches.push((
-            4,
-            Box::new(move || stream(&maps, Some(name), trim::masquerade, update)),
-        ));
-    }
-    watches
+/// Where a list is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// About to come.
+    Begins,
+    /// Complete.
+    Complete,
+    /// Something else was told.
+    Other,
 }
 
-fn stream<K, T>(
-    api: &Api<K>,
-    name: Option<&str>,
-    trim: fn(K) -> T,
-    update: impl Fn(Change<T>) -> Update + Send + 'static,
-) -> Updates
-where
-    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
-    T: 'static,
-{
-    let mut config = watcher::Config::default().page_size(PAGE);
-    if let Some(name) = name {
-        config = config.fields(&format!("metadata.name={name}"));
-    }
-    watcher(api.clone(), config)
-        .map(move |event| {
-            event.map(|event| {
-                update(match event {
-                    Event::Init => Change::Begin,
-                    Event::InitApply(object) => Change::Listed(trim(object)),
-                    Event::InitDone => Change::Complete,
-                    Event::Apply(object) => Change::Applied(trim(object)),
-                    Event::Delete(object) => Change::Deleted(trim(object)),
-                })
-            })
-        })
-        .boxed()
-}
-
-/// Follows one kind for ever.
-async fn follow(
-    kind: usize,
-    begin: Watch,
+/// What follows one kind for ever.
+struct Follower {
+    source: Source,
+    client: Client,
+    spread: Arc<Spread>,
     updates: mpsc::Sender<Update>,
     errors: Arc<WatchErrors>,
-) {
-    let name = KINDS[kind];
-    let pauses = backon::ExponentialBuilder::default()
-        .with_min_delay(PAUSES.0)
-        .with_max_delay(PAUSES.1)
-        .with_jitter()
-        .without_max_times();
-    let mut pause = pauses.build();
-    let mut failed_at: Option<Instant> = None;
-    let mut failing = false;
-    let mut stream = begin();
-    while let Some(result) = stream.next().await {
-        match result {
-            // Said before anything is asked: no sign of health.
-            Ok(update) if is_begin(&update) => {
-                if updates.send(update).await.is_err() {
-                    return;
+}
+
+impl Follower {
+    async fn follow(self) {
+        let (kind, name) = (self.source.kind, KINDS[self.source.kind]);
+        let pauses = backon::ExponentialBuilder::default()
+            .with_min_delay(PAUSES.0)
+            .with_max_delay(PAUSES.1)
+            .with_jitter()
+            .without_max_times();
+        let mut pause = pauses.build();
+        let mut failed_at: Option<Instant> = None;
+        let mut failing = false;
+        // Whether the server gives lists as streams, as far as known, and this one is one.
+        let (mut streams, mut streaming) = (true, true);
+        let mut listing = true;
+        if self.source.is_wide {
+            tokio::time::sleep(self.spread.first(&self.client).await).await;
+        }
+        let mut stream = self.begin(streaming);
+        loop {
+            let next = stream.next();
+            let result = if streaming && listing {
+                let Ok(result) = timeout(SILENCE, next).await else {
+                    streaming = false;
+                    stream = self.begin(streaming);
+                    continue;
+                };
+                result
+            } else {
+                next.await
+            };
+            match result {
+                None => return,
+                Some(Ok(update)) => {
+                    let stage = stage(&update);
+                    listing = match stage {
+                        Stage::Begins => true,
+                        Stage::Complete => false,
+                        Stage::Other => listing,
+                    };
+                    // Of a list in pages the beginning is said before anything is asked: no sign
+                    // of health.
+                    if failing && stage != Stage::Begins {
+                        failing = false;
+                        tracing::info!(kind = name, "the API answers again");
+                    }
+                    if self.updates.send(update).await.is_err() {
+                        return;
+                    }
                 }
-            }
-            Ok(update) => {
-                if failing {
-                    failing = false;
-                    tracing::info!(kind = name, "the API answers again");
+                Some(Err(error)) if streaming && listing && is_refused(&error) => {
+                    tracing::debug!(kind = name, "no streaming lists: listing in pages");
+                    (streams, streaming) = (false, false);
+                    stream = self.begin(streaming);
                 }
-                if updates.send(update).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                errors.0[kind].fetch_add(1, Ordering::Relaxed);
-                if !failing {
-                    failing = true;
-                    let error = reason(&error);
-                    tracing::warn!(
-                        kind = name,
-                        error,
-                        "cannot watch, names stay as last known; trying on"
-                    );
-                }
-                if failed_at.is_some_and(|at| at + CALM < Instant::now()) {
-                    pause = pauses.build();
-                }
-                failed_at = Some(Instant::now());
-                tokio::time::sleep(pause.next().unwrap_or(PAUSES.1)).await;
-                // A watch refused with 410 would be asked for again from the same version.
-                if is_expired(&error) {
-                    stream = begin();
+                Some(Err(error)) => {
+                    self.errors.0[kind].fetch_add(1, Ordering::Relaxed);
+                    if !failing {
+                        failing = true;
+                        let error = reason(&error);
+                        tracing::warn!(
+                            kind = name,
+                            error,
+                            "cannot watch, names stay as last known; trying on"
+                        );
+                    }
+                    if failed_at.is_some_and(|at| at + CALM < Instant::now()) {
+                        pause = pauses.build();
+                    }
+                    failed_at = Some(Instant::now());
+                    tokio::time::sleep(pause.next().unwrap_or(PAUSES.1)).await;
+                    // A watch refused with 410 would be asked for again from the same version.
+                    if is_expired(&error) {
+                        if self.source.is_wide {
+                            tokio::time::sleep(self.spread.again()).await;
+                        }
+                        (streaming, listing) = (streams, true);
+                        stream = self.begin(streaming);
+                    }
                 }
             }
         }
     }
+
+    fn begin(&self, streaming: bool) -> Updates {
+        (self.source.begin)(if streaming {
+            InitialListStrategy::StreamingList
+        } else {
+            InitialListStrategy::ListWatch
+        })
+    }
 }
 
-fn is_begin(update: &Update) -> bool {
-    matches!(
-        update,
-        Update::Pod(Change::Begin)
-            | Update::Service(Change::Begin)
-            | Update::Slice(Change::Begin)
-            | Update::Node(Change::Begin)
-            | Update::Masquerade(_, Change::Begin)
-    )
+fn stage(update: &Update) -> Stage {
+    fn of<T>(change: &Change<T>) -> Stage {
+        match change {
+            Change::Begin => Stage::Begins,
+            Change::Complete => Stage::Complete,
+            Change::Listed(_) | Change::Applied(_) | Change::Deleted(_) => Stage::Other,
+        }
+    }
+    match update {
+        Update::Pod(change) | Update::Peer(change) => of(change),
+        Update::Service(change) => of(change),
+        Update::Slice(change) => of(change),
+        Update::Node(change) => of(change),
+        Update::Masquerade(_, change) => of(change),
+    }
 }
 
+/// 410: what was known of the list is of no use any more.
 fn is_expired(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+        watcher::Error::WatchError(status) => status.code == 410,
+        _ => false,
+    }
+}
+
+/// Whether a server answers like this that gives no lists as streams: to one before 1.27, or with
+/// the feature `WatchList` switched off, the request is invalid.
+fn is_refused(error: &watcher::Error) -> bool {
+    matches!(
+        error,
+        watcher::Error::WatchStartFailed(kube::Error::Api(status))
+            if matches!(status.code, 400 | 422)
+    )
 }
 
 /// Owns the tables: takes changes in, and publishes inventories no faster than it should.
@@ -275,6 +298,7 @@ async fn keep(
     inventory: Arc<ArcSwap<Inventory>>,
     told: watch::Sender<Arc<Inventory>>,
     peers: watch::Sender<Arc<Agents>>,
+    spread: Arc<Spread>,
 ) {
     let mut expire = tokio::time::interval(EXPIRE);
     let mut next_build = Instant::now();
@@ -295,6 +319,9 @@ async fn keep(
             () = tokio::time::sleep_until(next_build), if changed => {
                 let started = Instant::now();
                 let new = tables.build();
+                if new.is_complete() {
+                    spread.set_pods(tables.pods() as u64);
+                }
                 inventory.store(new.clone());
                 told.send_replace(new);
                 peers.send_if_modified(|known| {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::values::{
     AttachBy, Bpffs, CollectorUrl, DaemonSetName, Interval, KubeChoice, Listen, LogFormat,
-    LogLevel, LogTarget, MetricLabel, NatSource, OtlpProtocol, Size, Timeouts,
+    LogLevel, LogTarget, MetricLabel, NatSource, OtlpProtocol, Size, Timeouts, Watch,
 };
 
 /// Largest flow table: 2^24 conversations a hook, some gigabytes of kernel memory.
@@ -35,6 +35,11 @@ pub struct AgentArgs {
     /// else $KUBECONFIG, else none]
     #[arg(long, value_name = "FILE|none", env = "NODESCOPE_KUBECONFIG")]
     pub kubeconfig: Option<KubeChoice>,
+
+    /// Pods to watch in the Kubernetes API: all, or this node's; of other nodes' pods the names of
+    /// those behind a service are known then [default: cluster]
+    #[arg(long, value_enum, value_name = "WHICH", env = "NODESCOPE_WATCH")]
+    pub watch: Option<Watch>,
 
     /// Interfaces to look at, as globs; `auto` stands for pods, their bridges and the uplinks
     /// [default: auto]
@@ -263,7 +268,7 @@ impl AgentArgs {
     #[must_use]
     pub fn or(self, fallback: Self) -> Self {
         or_each!(self, fallback;
-            config, node_name, kubeconfig, interfaces, exclude_interfaces, max_connections,
+            config, node_name, kubeconfig, watch, interfaces, exclude_interfaces, max_connections,
             flow_interval, idle_timeout, listen_metrics, socket, listen_hubble, tls_cert, tls_key,
             tls_client_ca, insecure_listen, flow_log, flow_log_max_size, flow_log_max_files,
             flow_log_include, flow_log_exclude, otlp_endpoint, otlp_protocol, nat_source, capture_dns,

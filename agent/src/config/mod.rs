@@ -18,7 +18,7 @@ pub use file::FileError;
 pub use settings::{Cidrs, Collector, Config, FlowLog, Hubble, IdleTimeout, KubeSource, Tls};
 pub use values::{
     AttachBy, Bpffs, CollectorUrl, DaemonSetName, Interval, KubeChoice, Listen, LogFormat,
-    LogLevel, LogTarget, MetricLabel, NatSource, OtlpProtocol, Size, Timeouts,
+    LogLevel, LogTarget, MetricLabel, NatSource, OtlpProtocol, Size, Timeouts, Watch,
 };
 
 /// Where the CLI finds the agent of its node.
@@ -140,6 +140,7 @@ impl Config {
                 .or(around.host_name)
                 .ok_or(Error::NodeName)?,
             kube,
+            watch: args.watch.unwrap_or_default(),
             interfaces: args.interfaces.unwrap_or_default(),
             exclude_interfaces: args.exclude_interfaces.unwrap_or_default(),
             max_connections: args.max_connections.unwrap_or(DEFAULT_CONNECTIONS),

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::values::{
     AttachBy, DaemonSetName, LogFormat, LogLevel, LogTarget, MetricLabel, NatSource, OtlpProtocol,
+    Watch,
 };
 
 /// How the agent finds the Kubernetes API.
@@ -96,6 +97,8 @@ pub struct Config {
     pub node_name: String,
     /// How the API is found.
     pub kube: KubeSource,
+    /// Which pods are watched there.
+    pub watch: Watch,
     /// Globs of interfaces to look at; none means: decide by role.
     pub interfaces: Vec<String>,
     /// Globs of interfaces never to look at.

@@ -179,6 +179,16 @@ impl FromStr for DaemonSetName {
     }
 }
 
+/// Which pods are watched in the Kubernetes API.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Watch {
+    /// All of the cluster.
+    #[default]
+    Cluster,
+    /// This node's; others are known as far as EndpointSlices tell of them.
+    Node,
+}
+
 /// How programs hang on interfaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum AttachBy {

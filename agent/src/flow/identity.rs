@@ -40,12 +40,12 @@ pub struct Pod {
     /// All addresses of `status.podIPs`.
     pub ips: Vec<IpAddr>,
     /// `spec.nodeName`.
-    pub node: String,
+    pub node: Arc<str>,
     /// The owning workload, if any.
-    pub workload: Option<Workload>,
+    pub workload: Option<Arc<Workload>>,
     /// Labels of the pod.
-    pub labels: BTreeMap<String, String>,
-    /// Health probes of its containers that cross the network.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// Health probes of its containers that cross the network; none of a pod on another node.
     pub probes: Vec<ProbeSpec>,
 }
 
@@ -58,8 +58,6 @@ pub struct Node {
     pub ips: Vec<IpAddr>,
     /// `spec.podCIDRs`, as written.
     pub pod_cidrs: Vec<ipnet::IpNet>,
-    /// Labels of the node.
-    pub labels: BTreeMap<String, String>,
     /// How many pods the kubelet takes (`status.allocatable.pods`), hostNetwork pods included.
     pub max_pods: Option<u32>,
 }

@@ -35,11 +35,11 @@ pub fn name(namespace: &str, name: &str) -> ObjectName {
 pub fn pod(namespace: &str, app: &str) -> Identity {
     Identity::Pod(Arc::new(Pod {
         name: name(namespace, &format!("{app}-0")),
-        workload: Some(Workload {
+        workload: Some(Arc::new(Workload {
             name: app.to_owned(),
             kind: "Deployment".to_owned(),
-        }),
-        labels: [("app".to_owned(), app.to_owned())].into(),
+        })),
+        labels: Arc::new([("app".to_owned(), app.to_owned())].into()),
         ..Pod::default()
     }))
 }

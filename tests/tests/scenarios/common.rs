@@ -65,10 +65,13 @@ pub fn agent(lab: &Lab, node: usize) -> Result<Agent> {
     Ok(agent)
 }
 
-/// Waits until the agent knows the objects of the API.
+/// Waits until the agent knows the objects of the API, of every kind.
 pub fn synced(agent: &Agent) -> Result<()> {
-    eventually("the agent knows the pods", || {
-        Ok(metric(agent, "nodescope_kube_objects", &[("kind", "pods")])?.is_some_and(|n| n > 0.0))
+    eventually("the agent knows the cluster", || {
+        let output = agent.cli(&["node", "-o", "json"])?;
+        ensure!(output.status.success(), "nodescope node failed");
+        let node: Value = serde_json::from_slice(&output.stdout)?;
+        Ok(node["api"]["state"] == "synced")
     })
 }
 

@@ -29,6 +29,7 @@ mod nat_ports;
 mod nat_services;
 mod node;
 mod overload;
+mod own_pods;
 mod packets;
 mod path;
 mod pod_to_pod;

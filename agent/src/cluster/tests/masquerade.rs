@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::super::masquerade::{self, Masquerade, MasqueradeConfig};
-use super::super::tables::{Change, Tables, Update};
+use super::super::table::Change;
+use super::super::tables::{Tables, Update};
 use super::super::{CONFIG_MAPS, Overrides, trim};
 use super::{Outcome, at};
 

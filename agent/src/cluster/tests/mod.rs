@@ -4,14 +4,17 @@ mod configuring;
 mod knowing;
 mod masquerade;
 mod naming;
+mod own_pods;
 mod peers;
+mod reading;
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::tables::{Change, Tables, Update};
+use super::table::Change;
+use super::tables::{Tables, Update};
 use super::{Inventory, Overrides, trim};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;

@@ -322,7 +322,7 @@ fn cross(answered: bool) -> Flow {
     let mut flow = pod_to_pod();
     flow.destination = Identity::Pod(Arc::new(Pod {
         name: name("shop", "db-0"),
-        node: "node-2".to_owned(),
+        node: "node-2".into(),
         ..Pod::default()
     }));
     if !answered {

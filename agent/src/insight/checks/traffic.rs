@@ -38,7 +38,7 @@ pub(super) fn cross_node(facts: &Facts<'_>) -> Finding {
         flow.class == Class::PodToPod && flow.scope == Some(Scope::CrossNode) && from_pod
     };
     for flow in facts.flows.iter().filter(from_here) {
-        let peer = flow.destination.pod().map_or("", |pod| pod.node.as_str());
+        let peer = flow.destination.pod().map_or("", |pod| &*pod.node);
         let peer = if peer.is_empty() {
             "another node"
         } else {

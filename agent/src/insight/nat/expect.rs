@@ -193,7 +193,7 @@ fn is_from_pod_here(flow: &Flow, local: &Local) -> bool {
         || flow
             .source
             .pod()
-            .is_some_and(|pod| pod.node == local.name())
+            .is_some_and(|pod| *pod.node == *local.name())
 }
 
 /// Why the address was translated, knowing which rule decides about it.

@@ -105,7 +105,7 @@ fn of_local_pod<'a>(flow: &'a Flow, local: &Local) -> Option<&'a Pod> {
     let from_node = flow.tuple.protocol == Protocol::TCP && local.owns(flow.tuple.source.ip());
     let pod = flow.destination.pod()?;
     let direct = flow.nat.translated.destination == flow.tuple.destination;
-    (from_node && direct && pod.node == local.name()).then_some(&**pod)
+    (from_node && direct && *pod.node == *local.name()).then_some(&**pod)
 }
 
 fn fits(spec: &ProbeSpec, request: &Request) -> bool {

@@ -106,7 +106,7 @@ fn pod(probes: Vec<ProbeSpec>) -> Identity {
             namespace: "default".to_owned(),
             name: "web".to_owned(),
         },
-        node: "node-0".to_owned(),
+        node: "node-0".into(),
         ips: vec![ip(POD)],
         probes,
         ..Pod::default()

@@ -61,7 +61,7 @@ pub fn seen(flow: &Flow, service: Option<&Service>, node: &str) -> Option<Seen> 
             let elsewhere = flow
                 .destination
                 .pod()
-                .is_some_and(|pod| !pod.node.is_empty() && pod.node != node);
+                .is_some_and(|pod| !pod.node.is_empty() && *pod.node != *node);
             Some(Seen::External {
                 client: if lost { Client::Lost } else { Client::Kept },
                 second_hop: elsewhere,

@@ -95,7 +95,7 @@ fn a_connection_is_counted_once_and_when_its_translation_is_known() {
 fn second_hops_and_calls_from_inside() {
     let mut far = external(true);
     if let Identity::Pod(pod) = &mut far.destination {
-        std::sync::Arc::make_mut(pod).node = "node-2".to_owned();
+        std::sync::Arc::make_mut(pod).node = "node-2".into();
     }
     let mut vip = external(false);
     vip.source = pod_to_pod().source;

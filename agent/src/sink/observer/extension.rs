@@ -32,7 +32,7 @@ pub fn of(flow: &Flow) -> Any {
         put(&mut fields, "scope", names::scope(scope));
     }
     if let Some(pod) = flow.destination.pod().filter(|pod| !pod.node.is_empty()) {
-        put(&mut fields, "destination_node", pod.node.as_str());
+        put(&mut fields, "destination_node", &*pod.node);
     }
     put(&mut fields, "forward", traffic(&flow.forward));
     put(&mut fields, "reply", traffic(&flow.reply));
