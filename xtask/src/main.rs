@@ -59,7 +59,9 @@ enum Task {
         arguments: Vec<OsString>,
     },
     /// Measure what nodescope costs, and print one table (as root)
-    #[command(override_usage = "cargo xtask bench [--only NAME] [--rounds N] [--out FILE]")]
+    #[command(
+        override_usage = "cargo xtask bench [--only NAME] [--cluster] [--rounds N] [--out FILE]"
+    )]
     Bench {
         /// Options of the benchmarks; `cargo xtask bench -- --help` shows them
         #[arg(

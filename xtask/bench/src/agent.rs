@@ -1,7 +1,7 @@
 //! An agent in a lab, as it runs by default, and what it takes of the machine.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -35,10 +35,20 @@ impl Agent {
     /// # Errors
     /// It does not start.
     pub fn start(lab: &Lab, extra: &[&str]) -> anyhow::Result<Self> {
+        Self::start_with(lab, Path::new("none"), extra)
+    }
+
+    /// The same with an API server.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start_with(lab: &Lab, kubeconfig: &Path, extra: &[&str]) -> anyhow::Result<Self> {
         let socket = lab.run_dir().join("bench.sock");
         let mut argv = vec![binary("NODESCOPE_BIN", "nodescope")?];
-        let fixed = ["agent", "--node-name", "node0", "--kubeconfig", "none"];
-        argv.extend(fixed.iter().chain(extra).map(|word| (*word).to_owned()));
+        let fixed = ["agent", "--node-name", "node0", "--kubeconfig"];
+        argv.extend(fixed.map(str::to_owned));
+        argv.push(kubeconfig.display().to_string());
+        argv.extend(extra.iter().map(|word| (*word).to_owned()));
         argv.extend(["--socket".to_owned(), socket.display().to_string()]);
         // As by default, and yet nothing of it is left for a round without an agent.
         argv.extend(["--bpffs".to_owned(), lab.bpffs()?.display().to_string()]);
@@ -104,16 +114,39 @@ impl Agent {
         Ok(Duration::from_nanos(sum))
     }
 
+    /// What it says of its node.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn describe(&self) -> anyhow::Result<serde_json::Value> {
+        let out = std::process::Command::new(binary("NODESCOPE_BIN", "nodescope")?)
+            .args(["node", "-o", "json", "--server", &self.server()])
+            .output()?;
+        Ok(serde_json::from_slice(&out.stdout)?)
+    }
+
     /// Its resident memory in MiB.
     ///
     /// # Errors
     /// It is gone.
     pub fn resident(&self) -> anyhow::Result<f64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that its resident memory was, in MiB.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn peak(&self) -> anyhow::Result<f64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> anyhow::Result<f64> {
         let path = format!("/proc/{}/status", self.process.pid());
         let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = text.lines().find_map(|line| line.strip_prefix(field));
         let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-        Ok(kib.with_context(|| format!("no VmRSS in {path}"))? / 1024.0)
+        Ok(kib.with_context(|| format!("no {field} in {path}"))? / 1024.0)
     }
 
     /// Its share of a processor over `length`, in percent.

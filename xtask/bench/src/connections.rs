@@ -150,11 +150,7 @@ fn keep_alive(
 
 /// Connections that the agent knows, by the entries of its table: three each.
 fn known(agent: &Agent) -> anyhow::Result<u64> {
-    let out =
-        std::process::Command::new(nodescope_tests::lab::binary("NODESCOPE_BIN", "nodescope")?)
-            .args(["node", "-o", "json", "--server", &agent.server()])
-            .output()?;
-    let node: serde_json::Value = serde_json::from_slice(&out.stdout)?;
+    let node = agent.describe()?;
     let entries = &node["flow_table"]["entries"];
     let entries = entries.as_u64().or_else(|| entries.as_str()?.parse().ok());
     Ok(entries.unwrap_or(0) / 3)

@@ -4,6 +4,7 @@
 //! machine does besides meets both sides alike; a figure is the median of its rounds.
 
 mod agent;
+mod cluster;
 mod connections;
 mod drain;
 mod figure;
@@ -16,19 +17,26 @@ mod traffic;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::ensure;
-use clap::{Parser, ValueEnum};
+use anyhow::{Context as _, ensure};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use figure::Report;
 use stop::Stop;
 
 /// Measures what nodescope costs and prints one table
 #[derive(Parser)]
-#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+#[command(
+    name = "cargo xtask bench",
+    bin_name = "cargo xtask bench",
+    disable_help_subcommand = true
+)]
 pub struct Options {
     /// Measure only this
     #[arg(long, value_name = "NAME", value_enum)]
     only: Vec<Group>,
+    /// Measure only what a large cluster costs: the same as --only cluster
+    #[arg(long)]
+    cluster: bool,
     /// Rounds of each comparison; the figure is their median
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
@@ -37,7 +45,17 @@ pub struct Options {
     out: PathBuf,
     /// The object with the programs to compare with
     #[arg(long, value_name = "FILE", hide = true)]
-    floor: PathBuf,
+    floor: Option<PathBuf>,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What a measurement runs beside itself.
+#[derive(Subcommand)]
+enum Part {
+    /// Hold a large cluster's objects in an API server
+    #[command(hide = true)]
+    HoldCluster(cluster::Hold),
 }
 
 /// What can be measured by itself.
@@ -55,6 +73,9 @@ enum Group {
     Drain,
     /// 200,000 conversations in 4 s, and 1,000,000 in a minute: what is attributed, and the memory
     Flood,
+    /// Time, memory and traffic that a cluster of 50,000 pods costs, and processor time as they
+    /// change; only when it is asked for
+    Cluster,
 }
 
 fn main() -> ExitCode {
@@ -68,6 +89,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    if let Some(Part::HoldCluster(hold)) = &options.part {
+        cluster::hold(hold)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     ensure!(
         nodescope_tests::lab::is_root(),
         "the benchmarks load eBPF programs and make network namespaces: run them as root"
@@ -75,13 +100,15 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let stop = Stop::on_signal()?;
     let rounds = options.rounds;
     let mut report = Report::default();
-    let wanted = |group| options.only.is_empty() || options.only.contains(&group);
+    let all = options.only.is_empty() && !options.cluster;
+    let wanted = |group| all || options.only.contains(&group);
+    let floor = || options.floor.as_deref().context("--floor is missing");
     let outcome = (|| {
         if wanted(Group::Hooks) {
-            hooks::measure(rounds, &options.floor, &stop, &mut report)?;
+            hooks::measure(rounds, floor()?, &stop, &mut report)?;
         }
         if wanted(Group::Drain) {
-            drain::measure(rounds, &options.floor, &stop, &mut report)?;
+            drain::measure(rounds, floor()?, &stop, &mut report)?;
         }
         if wanted(Group::Traffic) {
             traffic::measure(rounds, &stop, &mut report)?;
@@ -94,6 +121,9 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
         }
         if wanted(Group::Flood) {
             flood::measure(rounds, &stop, &mut report)?;
+        }
+        if options.cluster || options.only.contains(&Group::Cluster) {
+            cluster::measure(rounds, &stop, &mut report)?;
         }
         anyhow::Ok(())
     })();
