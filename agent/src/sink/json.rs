@@ -1,11 +1,14 @@
 //! The JSON form of a message: protobuf's own mapping with the names of the `.proto` files, on
 //! one line.
 
+mod flow;
+
 use std::io;
 use std::sync::LazyLock;
 
 use prost::Message;
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, SerializeOptions};
+use serde::Serialize as _;
 use serde_json::ser::{CompactFormatter, Formatter};
 
 use super::proto::DESCRIPTORS;
@@ -87,7 +90,11 @@ fn write_with(
 /// # Errors
 /// When it cannot be put into JSON.
 pub fn write_record(record: &GetFlowsResponse, out: &mut Vec<u8>) -> Result<(), Error> {
-    write(RECORD, record, out)
+    let Some(plain) = flow::Plain::of(record) else {
+        return write(RECORD, record, out);
+    };
+    let mut serializer = serde_json::Serializer::with_formatter(out, Plain(CompactFormatter));
+    Ok(plain.serialize(&mut serializer)?)
 }
 
 /// Reads a line of a flow log. Fields that this build does not know are skipped.

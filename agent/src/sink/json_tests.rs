@@ -1,8 +1,11 @@
 //! The JSON form, there and back.
 
 use super::*;
+use crate::flow::{Identity, Protocol};
 use crate::sink::fixture;
 use crate::sink::observer::convert;
+use crate::sink::proto::flow as proto;
+use crate::sink::proto::observer::get_flows_response::ResponseTypes;
 
 fn line(record: &GetFlowsResponse) -> Result<String, Error> {
     let mut text = Vec::new();
@@ -67,6 +70,70 @@ fn unknown_fields_are_skipped_and_other_text_is_refused() -> Result<(), Error> {
         r#"{"time":"noon"}"#,
     ] {
         assert!(read_record(bad).is_err(), "{bad}");
+    }
+    Ok(())
+}
+
+/// The same by way of the descriptors.
+fn by_descriptors(record: &GetFlowsResponse) -> Result<serde_json::Value, Error> {
+    let mut text = Vec::new();
+    write(RECORD, record, &mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+#[test]
+fn records_are_written_as_their_descriptors_say() -> Result<(), Error> {
+    let mut flows = vec![
+        fixture::masqueraded(),
+        fixture::through_service(),
+        fixture::ping(),
+        fixture::pod_to_pod(),
+    ];
+    for protocol in [
+        Protocol::UDP,
+        Protocol::SCTP,
+        Protocol::ICMPV6,
+        Protocol(99),
+    ] {
+        let mut flow = fixture::pod_to_pod();
+        flow.tuple.protocol = protocol;
+        flow.source = Identity::World;
+        flows.push(flow);
+    }
+    for flow in flows {
+        let record = convert::response(&flow);
+        assert!(flow::Plain::of(&record).is_some());
+        let line = line(&record)?;
+        let direct: serde_json::Value = serde_json::from_str(&line)?;
+        assert_eq!(direct, by_descriptors(&record)?);
+    }
+    Ok(())
+}
+
+/// Records of other servers have more: nothing of them is left out.
+#[test]
+fn what_the_agent_never_fills_is_written_too() -> Result<(), Error> {
+    let filled: [fn(&mut proto::Flow); 6] = [
+        |flow| flow.l7 = Some(proto::Layer7::default()),
+        |flow| flow.source_names = vec!["example.com".to_owned()],
+        |flow| flow.socket_cookie = 1 << 60,
+        |flow| flow.egress_denied_by = vec![proto::Policy::default()],
+        |flow| flow.verdict = 4711,
+        |flow| {
+            flow.extensions = Some(prost_types::Any {
+                type_url: "type.googleapis.com/flow.Flow".to_owned(),
+                value: Vec::new(),
+            });
+        },
+    ];
+    for fill in filled {
+        let mut record = convert::response(&fixture::masqueraded());
+        if let Some(ResponseTypes::Flow(flow)) = &mut record.response_types {
+            fill(flow);
+        }
+        let direct: serde_json::Value = serde_json::from_str(&line(&record)?)?;
+        assert_eq!(direct, by_descriptors(&record)?);
+        assert_eq!(fixture::sorted(read_record(&direct.to_string())?), record);
     }
     Ok(())
 }
