@@ -5,6 +5,7 @@ mod container;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize as _;
@@ -86,6 +87,36 @@ impl PodTemplate {
     pub fn capabilities(&self) -> Vec<&str> {
         texts(&self.container()["securityContext"]["capabilities"]["add"])
     }
+}
+
+/// What leaves a command these of root's rights and takes all others, for good (setpriv(1)).
+pub fn with_only(capabilities: &[&str]) -> Vec<String> {
+    let lower = capabilities.iter().map(|one| one.to_lowercase());
+    let set = lower.fold("-all".to_owned(), |set, one| format!("{set},+{one}"));
+    vec![
+        "setpriv".to_owned(),
+        "--no-new-privs".to_owned(),
+        format!("--inh-caps={set}"),
+        format!("--bounding-set={set}"),
+    ]
+}
+
+/// What leaves a command the rights that the DaemonSet gives the agent, as its file says.
+///
+/// # Errors
+/// The file cannot be read, or gives none.
+pub fn as_deployed() -> Result<Vec<String>> {
+    static RIGHTS: OnceLock<Vec<String>> = OnceLock::new();
+    if let Some(rights) = RIGHTS.get() {
+        return Ok(rights.clone());
+    }
+    let path = folder().join("base/daemonset.yaml");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let daemonset: Value = serde_yaml_ng::from_str(&text)?;
+    let pod = Deployed(vec![daemonset]).pod()?;
+    let capabilities = pod.capabilities();
+    ensure!(!capabilities.is_empty(), "{}: no rights", path.display());
+    Ok(RIGHTS.get_or_init(|| with_only(&capabilities)).clone())
 }
 
 /// The texts of a list.

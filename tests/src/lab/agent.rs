@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::netns::Netns;
 use super::process::{Proc, binary};
 use super::{Lab, Pauses};
+use crate::deployed;
 
 /// How long an agent gets to load its programs and become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -33,13 +34,13 @@ pub struct Agent {
 }
 
 impl Lab {
-    /// Starts the agent on node `index` and waits until it is ready. `extra` comes last on
-    /// its command line.
+    /// Starts the agent on node `index`, with the rights that the DaemonSet gives it, and waits
+    /// until it is ready. `extra` comes last on its command line.
     pub fn start_agent(&self, index: usize, extra: &[&str]) -> Result<Agent> {
         self.start_agent_under(index, &[], extra)
     }
 
-    /// The same under a command that becomes the agent, such as `setpriv` with its options.
+    /// The same under another command that becomes the agent than the one that takes rights away.
     pub fn start_agent_under(&self, index: usize, under: &[&str], extra: &[&str]) -> Result<Agent> {
         let mut agent = self.launch(index, under, extra, true)?;
         agent.wait_ready()?;
@@ -73,7 +74,10 @@ impl Lab {
         let kubeconfig = self
             .node_kubeconfig_path()
             .map_or("none".to_owned(), |path| path.display().to_string());
-        let mut argv: Vec<String> = under.iter().map(|word| (*word).to_owned()).collect();
+        let mut argv: Vec<String> = match under {
+            [] => deployed::as_deployed()?,
+            _ => under.iter().map(|word| (*word).to_owned()).collect(),
+        };
         argv.extend([binary("NODESCOPE_BIN", "nodescope")?, "agent".to_owned()]);
         for (flag, value) in [
             ("--node-name", node.name.as_str()),
@@ -145,6 +149,11 @@ impl Agent {
     /// Its gRPC socket.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Where it writes its flow records.
+    pub fn flow_log(&self) -> &Path {
+        &self.flow_log
     }
 
     /// Waits until `/readyz` says 200; an error with its log when it ends before.

@@ -1,22 +1,10 @@
 //! The agent with the capabilities of the DaemonSet, and with each of them taken away.
 
 use anyhow::{Context, Result};
-use nodescope_tests::deployed::Deployed;
+use nodescope_tests::deployed::{Deployed, with_only};
 use nodescope_tests::lab::{self, Lab};
 
 use crate::eventually;
-
-/// What takes every right but these, for good (setpriv(1)).
-fn with_only(capabilities: &[&str]) -> Vec<String> {
-    let lower = capabilities.iter().map(|one| one.to_lowercase());
-    let set = lower.fold("-all".to_owned(), |set, one| format!("{set},+{one}"));
-    vec![
-        "setpriv".to_owned(),
-        "--no-new-privs".to_owned(),
-        format!("--inh-caps={set}"),
-        format!("--bounding-set={set}"),
-    ]
-}
 
 #[test]
 fn each_capability_is_needed_and_named_when_it_is_not_there() -> Result<()> {
