@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -18,6 +19,7 @@ pub struct Terminal {
     master: File,
     child: Child,
     shown: Arc<Mutex<vt100::Parser>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Terminal {
@@ -48,7 +50,7 @@ impl Terminal {
         let shown = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
         let master = File::from(master);
         let (mut from, into) = (master.try_clone()?, Arc::clone(&shown));
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             // The end of the program is an error here (EIO, pty(7)).
             while let Ok(count @ 1..) = from.read(&mut bytes) {
@@ -61,6 +63,7 @@ impl Terminal {
             master,
             child,
             shown,
+            reader: Some(reader),
         })
     }
 
@@ -116,6 +119,10 @@ impl Terminal {
             status = self.child.try_wait().ok().flatten();
             status.is_some()
         })?;
+        // The last that it wrote may not be on the screen yet.
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
         status.context("no status")
     }
 }
