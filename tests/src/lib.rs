@@ -2,7 +2,10 @@
 
 pub mod apiserver;
 pub mod deployed;
+pub mod identity;
 pub mod lab;
 pub mod pki;
 pub mod real;
+pub mod records;
+pub mod soak;
 pub mod terminal;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use nodescope_tests::lab::{self, demo, programs};
-use nodescope_tests::real;
+use nodescope_tests::{real, soak};
 
 #[derive(Parser)]
 #[command(
@@ -26,6 +26,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         args: Vec<String>,
     },
+    /// Play traffic, churn and faults at random, look at what must hold, and draw what it costs
+    Soak(soak::Options),
     /// Remove what labs left that were killed
     Clean,
     /// Hold a real control plane until standard input ends
@@ -68,6 +70,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let code = demo::cli(&args)?.code().and_then(|c| u8::try_from(c).ok());
             return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
         }
+        Command::Soak(options) => soak::run(&options)?,
         Command::Clean => {
             for name in lab::clean_stale()? {
                 println!("removed lab {name}");

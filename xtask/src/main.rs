@@ -8,6 +8,7 @@ mod lab;
 mod lint;
 mod setup;
 mod shell;
+mod soak;
 mod test;
 // build.rs of the agent compiles with this; here it says whether anything is missing for that.
 #[path = "../../agent/build/toolchain.rs"]
@@ -71,6 +72,17 @@ enum Task {
         )]
         arguments: Vec<OsString>,
     },
+    /// Play traffic, churn and faults at random for minutes, and look at what must hold (as root)
+    #[command(override_usage = "cargo xtask soak [--minutes N] [--seed S] [--out FOLDER]")]
+    Soak {
+        /// Options of the soak; `cargo xtask soak -- --help` shows them
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "ARGUMENT"
+        )]
+        arguments: Vec<OsString>,
+    },
     /// Run the datapath's tests on other kernels, each booted in a virtual machine
     Kernels {
         /// A series such as 6.1, or `newest`; without it all that the README tells of
@@ -99,6 +111,7 @@ fn main() -> ExitCode {
         Task::Lab { .. } => lab::run(&verbatim("lab")),
         Task::Test { .. } => test::run(&verbatim("test")),
         Task::Bench { .. } => bench::run(&verbatim("bench")),
+        Task::Soak { .. } => soak::run(&verbatim("soak")),
         Task::Kernels { kernels, write } => kernels::run(&kernels, write),
         Task::Fuzz { seconds } => fuzz::run(std::time::Duration::from_secs(seconds)),
         Task::Image(options) => image::run(&options),

@@ -200,7 +200,7 @@ fn intro(lab: &Lab, took: Duration) -> String {
 }
 
 /// A flag that Ctrl-C, SIGTERM and SIGHUP set, instead of ending this process at once.
-fn stop_flag() -> Result<Arc<AtomicBool>> {
+pub(crate) fn stop_flag() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -357,3 +357,22 @@ pub fn wait_for(what: &str, timeout: Duration, condition: impl FnMut() -> bool) 
     }
     Ok(())
 }
+
+/// How long a record may take to appear: far more than it does.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits for a condition that can fail to be looked at.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    let mut last = None;
+    let outcome = wait_for(what, PATIENCE, || match condition() {
+        Ok(holds) => holds,
+        Err(error) => {
+            last = Some(error);
+            false
+        }
+    });
+    match (outcome, last) {
+        (Err(timeout), Some(error)) => Err(timeout.context(format!("at last: {error:#}"))),
+        (outcome, _) => outcome,
+    }
+}

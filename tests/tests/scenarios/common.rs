@@ -1,15 +1,12 @@
 //! What the scenarios share: a lab with agents, and a look at their records.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail, ensure};
+pub use nodescope_tests::identity::sample;
 use nodescope_tests::lab::{self, Agent, BothWays, Lab, Model, Netns};
+pub use nodescope_tests::lab::{PATIENCE, eventually};
 use nodescope_tests::real;
+pub use nodescope_tests::records::{Record, number};
 use serde_json::Value;
-
-/// How long a record may take to appear: far more than it does.
-pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A lab of that name, or none (said why) where it cannot be.
 pub fn lab(name: &str) -> Result<Option<Lab>> {
@@ -73,121 +70,6 @@ pub fn synced(agent: &Agent) -> Result<()> {
         let node: Value = serde_json::from_slice(&output.stdout)?;
         Ok(node["api"]["state"] == "synced")
     })
-}
-
-/// Waits for a condition that can fail to be looked at.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
-    let mut last = None;
-    let outcome = lab::wait_for(what, PATIENCE, || match condition() {
-        Ok(holds) => holds,
-        Err(error) => {
-            last = Some(error);
-            false
-        }
-    });
-    match (outcome, last) {
-        (Err(timeout), Some(error)) => Err(timeout.context(format!("at last: {error:#}"))),
-        (outcome, _) => outcome,
-    }
-}
-
-/// One flow record, read as INTERFACE says it is written.
-#[derive(Clone, Debug)]
-pub struct Record(pub Value);
-
-impl Record {
-    /// A field of the flow.
-    pub fn flow(&self, pointer: &str) -> &Value {
-        self.0["flow"].pointer(pointer).unwrap_or(&Value::Null)
-    }
-
-    /// A field of the extension.
-    pub fn ext(&self, pointer: &str) -> &Value {
-        self.0["flow"]["extensions"]["value"]
-            .pointer(pointer)
-            .unwrap_or(&Value::Null)
-    }
-
-    /// `open`, `update`, `close` or `drop`.
-    pub fn event(&self) -> &str {
-        self.ext("/event").as_str().unwrap_or_default()
-    }
-
-    /// A tuple of the extension as source and destination.
-    pub fn tuple(&self, pointer: &str) -> Option<(SocketAddr, SocketAddr)> {
-        let tuple = self.ext(pointer);
-        let end = |ip: &str, port: &str| {
-            let port = u16::try_from(number(&tuple[port])?).ok()?;
-            Some(SocketAddr::new(tuple[ip].as_str()?.parse().ok()?, port))
-        };
-        Some((end("src", "sport")?, end("dst", "dport")?))
-    }
-
-    /// The far end's view of the initiator.
-    pub fn remote_sees(&self) -> Option<SocketAddr> {
-        let seen = self.ext("/remote_sees");
-        let port = u16::try_from(number(&seen["port"])?).ok()?;
-        Some(SocketAddr::new(seen["ip"].as_str()?.parse().ok()?, port))
-    }
-
-    /// Names of the hops, in path order.
-    pub fn path(&self) -> Vec<&str> {
-        let hops = self.ext("/hops").as_array();
-        hops.into_iter()
-            .flatten()
-            .filter_map(|hop| hop["interface"].as_str())
-            .collect()
-    }
-
-    /// A hop by its interface.
-    pub fn hop(&self, interface: &str) -> Result<Hop> {
-        let hops = self.ext("/hops").as_array();
-        hops.into_iter()
-            .flatten()
-            .find(|hop| hop["interface"] == interface)
-            .map(|hop| Hop(hop.clone()))
-            .with_context(|| format!("no hop {interface} in {}", self.0))
-    }
-}
-
-/// One hop of a record.
-#[derive(Clone, Debug)]
-pub struct Hop(pub Value);
-
-impl Hop {
-    /// Whether the initiator's packets are the ingress of this interface.
-    pub fn is_ingress(&self) -> bool {
-        self.0["direction"] == "ingress"
-    }
-
-    /// Packets and bytes of the interface's ingress and of its egress.
-    pub fn both_ways(&self) -> Option<[(u64, u64); 2]> {
-        self.ways(&self.0)
-    }
-
-    /// ICMP errors about the connection, in the form of [`Hop::both_ways`].
-    pub fn errors(&self) -> [(u64, u64); 2] {
-        self.ways(&self.0["icmp_errors"]).unwrap_or_default()
-    }
-
-    fn ways(&self, counts: &Value) -> Option<[(u64, u64); 2]> {
-        let pair =
-            |packets: &str, bytes: &str| Some((number(&counts[packets])?, number(&counts[bytes])?));
-        let forward = pair("packets", "bytes")?;
-        let reply = pair("reply_packets", "reply_bytes")?;
-        Some(if self.is_ingress() {
-            [forward, reply]
-        } else {
-            [reply, forward]
-        })
-    }
-}
-
-/// A count, which the JSON form of a Struct writes as a floating-point number.
-pub fn number(value: &Value) -> Option<u64> {
-    value
-        .as_u64()
-        .or_else(|| value.as_f64().map(|number| number as u64))
 }
 
 /// What tcpdump saw of an interface, in the form of [`Hop::both_ways`].
@@ -272,20 +154,4 @@ pub fn counts(agent: &Agent, name: &str, labels: &[(&str, &str)], wanted: f64) -
         ensure!(now == Some(wanted), "it is {now:?}");
         Ok(true)
     })
-}
-
-/// As [`metric`], of metrics that were read before: samples of one moment.
-pub fn sample(text: &str, name: &str, labels: &[(&str, &str)]) -> Result<Option<f64>> {
-    let mut sum = None;
-    for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let (series, value) = line.rsplit_once(' ').context("a sample without value")?;
-        let (own, rest) = series.split_once('{').unwrap_or((series, ""));
-        let wanted = labels
-            .iter()
-            .all(|(label, value)| rest.contains(&format!("{label}=\"{value}\"")));
-        if own == name && wanted {
-            *sum.get_or_insert(0.0) += value.parse::<f64>()?;
-        }
-    }
-    Ok(sum)
 }

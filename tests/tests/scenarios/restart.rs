@@ -159,7 +159,7 @@ fn nothing_is_missed(name: &str, attach: &str) -> Result<()> {
 
 /// Each packet is in the records once.
 fn agrees(all: &[Record], expected: &Counted, echoes: [u64; 2]) -> Result<()> {
-    let found = sums(all.to_vec());
+    let found = sums(all)?;
     ensure!(found == *expected, "{found:?} instead of {expected:?}");
     told_once(all)?;
     let sum = |pointer: &str| -> u64 {
