@@ -2,7 +2,7 @@
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, Error, IsCa, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, date_time_ymd,
 };
 
 /// An authority that nobody knows but who is given its certificate.
@@ -43,8 +43,25 @@ impl Authority {
     /// # Errors
     /// Where the system's random numbers or a name cannot be used.
     pub fn issue(&self, names: &[&str]) -> Result<Issued, Error> {
+        self.sign(names, |_| {})
+    }
+
+    /// The same, good no more.
+    ///
+    /// # Errors
+    /// As [`Self::issue`].
+    pub fn issue_expired(&self, names: &[&str]) -> Result<Issued, Error> {
+        self.sign(names, |params| params.not_after = date_time_ymd(2020, 1, 1))
+    }
+
+    fn sign(
+        &self,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Result<Issued, Error> {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names)?;
+        change(&mut params);
         params
             .distinguished_name
             .push(DnType::CommonName, "nodescope test");

@@ -1,12 +1,17 @@
 //! Switches that make the server misbehave, so that clients can be tested against it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::Body;
-use axum::http::{HeaderValue, Response, header};
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use bytes::Bytes;
 use tokio::sync::{broadcast, watch};
 
 use super::status::Status;
+
+/// Bytes of a drop, see [`Faults::drip`].
+const DROP: usize = 48;
 
 /// How every request is answered while a fault is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,8 +21,13 @@ pub enum Fault {
     None,
     /// With this HTTP error code and a Status object.
     Code(u16),
+    /// As one that has too much to do: 429, a line of text, and so many seconds to wait
+    /// (kube-apiserver's priority and fairness).
+    Busy(u32),
     /// With 200 and a body that is no JSON.
     Garbage,
+    /// With 200 and an empty body: of a watch, one that ends as soon as it began.
+    Empty,
     /// Not at all, until another fault (or none) is set.
     Hang,
 }
@@ -38,6 +48,7 @@ pub(super) enum End {
 pub struct Faults {
     fault: Arc<watch::Sender<Fault>>,
     ends: broadcast::Sender<End>,
+    drip: Arc<AtomicBool>,
 }
 
 impl Default for Faults {
@@ -45,6 +56,7 @@ impl Default for Faults {
         Self {
             fault: Arc::default(),
             ends: broadcast::Sender::new(16),
+            drip: Arc::default(),
         }
     }
 }
@@ -75,6 +87,22 @@ impl Faults {
         self.end(End::Expire);
     }
 
+    /// Tells the events of watches in drops of a few bytes from now on, or whole again.
+    pub fn drip(&self, drip: bool) {
+        self.drip.store(drip, Ordering::Release);
+    }
+
+    /// The pieces that a line of a watch is told in.
+    pub(super) fn pieces(&self, line: Bytes) -> Vec<Bytes> {
+        if !self.drip.load(Ordering::Acquire) {
+            return vec![line];
+        }
+        let starts = (0..line.len()).step_by(DROP);
+        starts
+            .map(|start| line.slice(start..line.len().min(start + DROP)))
+            .collect()
+    }
+
     fn end(&self, end: End) {
         // That no watch is open is no error.
         let _ = self.ends.send(end);
@@ -91,12 +119,24 @@ impl Faults {
         match fault {
             Fault::None | Fault::Hang => None,
             Fault::Code(code) => Some(Status::fault(code).response()),
-            Fault::Garbage => {
-                let mut response = Response::new(Body::from("{\"kind\": \u{1}garbage, no JSON\n"));
-                let json = HeaderValue::from_static("application/json");
-                response.headers_mut().insert(header::CONTENT_TYPE, json);
+            Fault::Busy(seconds) => {
+                let text = "Too many requests, please try again later.\n";
+                let mut response = Response::new(Body::from(text));
+                *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+                response
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, seconds.into());
                 Some(response)
             }
+            Fault::Garbage => Some(successful("{\"kind\": \u{1}garbage, no JSON\n")),
+            Fault::Empty => Some(successful("")),
         }
     }
+}
+
+fn successful(body: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
 }

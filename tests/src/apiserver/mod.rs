@@ -63,6 +63,7 @@ pub use load::{objects, objects_from_file};
 pub use params::StreamingLists;
 pub use status::Status;
 pub use store::Store;
+pub use tls::Shown;
 
 /// How often a watch gets a bookmark until [`ApiServer::set_bookmark_interval`] says otherwise:
 /// the real server's minute.
@@ -222,6 +223,17 @@ impl ApiServer {
             &self.shared.auth.token(),
             self.shared.tls.authority(),
         )
+    }
+
+    /// Shows another certificate to those who connect from now on, and breaks the connections
+    /// that are open.
+    ///
+    /// # Errors
+    /// Where the system's random numbers cannot be used.
+    pub fn show_certificate(&self, shown: tls::Shown) -> Result<(), tls::Error> {
+        self.shared.tls.show(shown)?;
+        self.drop_connections();
+        Ok(())
     }
 
     /// The objects.

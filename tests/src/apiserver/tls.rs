@@ -1,9 +1,12 @@
 //! The server's certificate: made anew at each start, signed by an authority that only the
 //! kubeconfig knows.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
@@ -24,6 +27,69 @@ pub enum Error {
     Tls(#[from] tokio_rustls::rustls::Error),
 }
 
+/// The name of the lab's authority.
+const NAME: &str = "nodescope lab";
+
+/// Which certificate a server shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// One of its authority, good for long.
+    Good,
+    /// One of its authority that is good no more.
+    Expired,
+    /// One of its authority that is not good yet, as for a client whose clock is slow.
+    Early,
+    /// One of an authority that no client knows.
+    Foreign,
+}
+
+/// Who signs certificates.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    names: Vec<String>,
+}
+
+impl Authority {
+    /// A new one of this name, for certificates for [`SERVER_NAME`], loopback and `address`.
+    fn new(name: &str, address: &str) -> Result<Self, Error> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
+        let names = [
+            SERVER_NAME,
+            "kubernetes",
+            "localhost",
+            "127.0.0.1",
+            "::1",
+            address,
+        ];
+        Ok(Self {
+            issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)?,
+            names: names.map(str::to_owned).into(),
+        })
+    }
+
+    fn issue(&self, shown: Shown) -> Result<(rcgen::Certificate, KeyPair), Error> {
+        let mut params = CertificateParams::new(self.names.clone())?;
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, "kube-apiserver");
+        match shown {
+            Shown::Good | Shown::Foreign => {}
+            Shown::Expired => params.not_after = date_time_ymd(2020, 1, 1),
+            Shown::Early => params.not_before = date_time_ymd(4000, 1, 1),
+        }
+        let key = KeyPair::generate()?;
+        Ok((params.signed_by(&key, &self.issuer)?, key))
+    }
+}
+
 /// A server's certificate, and the authority that signed it.
 pub struct Certificate {
     /// The authority's certificate, PEM.
@@ -40,32 +106,10 @@ impl Certificate {
     /// # Errors
     /// Where the system's random numbers or the address cannot be used.
     pub fn make(address: &str) -> Result<Self, Error> {
-        let mut authority = CertificateParams::new(Vec::new())?;
-        authority
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, "nodescope lab");
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        authority.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
-        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
-        let names = [
-            SERVER_NAME,
-            "kubernetes",
-            "localhost",
-            "127.0.0.1",
-            "::1",
-            address,
-        ];
-        let mut server = CertificateParams::new(names.map(str::to_owned))?;
-        server
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, "kube-apiserver");
-        let key = KeyPair::generate()?;
-        let certificate = server.signed_by(&key, &authority)?;
+        let authority = Authority::new(NAME, address)?;
+        let (certificate, key) = authority.issue(Shown::Good)?;
         Ok(Self {
-            authority: authority.pem(),
+            authority: authority.issuer.pem(),
             certificate,
             key,
         })
@@ -74,8 +118,9 @@ impl Certificate {
 
 /// The TLS side of a server.
 pub struct Tls {
-    acceptor: TlsAcceptor,
-    authority: String,
+    acceptor: RwLock<TlsAcceptor>,
+    authority: Authority,
+    pem: String,
 }
 
 impl Tls {
@@ -84,29 +129,53 @@ impl Tls {
     /// # Errors
     /// Where the system's random numbers or the address cannot be used.
     pub fn new(address: &str) -> Result<Self, Error> {
-        let made = Certificate::make(address)?;
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![made.certificate.der().clone()],
-                PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.key.serialize_der())),
-            )?;
+        let authority = Authority::new(NAME, address)?;
+        let acceptor = acceptor(&authority, Shown::Good)?;
         Ok(Self {
-            acceptor: TlsAcceptor::from(Arc::new(config)),
-            authority: made.authority,
+            pem: authority.issuer.pem(),
+            acceptor: RwLock::new(acceptor),
+            authority,
         })
     }
 
+    /// Takes handshakes with another certificate from now on.
+    ///
+    /// # Errors
+    /// Where the system's random numbers cannot be used.
+    pub fn show(&self, shown: Shown) -> Result<(), Error> {
+        let acceptor = match shown {
+            Shown::Foreign => acceptor(&Authority::new("somebody else", "127.0.0.1")?, shown)?,
+            _ => acceptor(&self.authority, shown)?,
+        };
+        *self
+            .acceptor
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = acceptor;
+        Ok(())
+    }
+
     /// Takes TLS handshakes.
-    pub fn acceptor(&self) -> &TlsAcceptor {
-        &self.acceptor
+    pub fn acceptor(&self) -> TlsAcceptor {
+        let acceptor = self.acceptor.read();
+        acceptor.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The authority's certificate, PEM.
     pub fn authority(&self) -> &str {
-        &self.authority
+        &self.pem
     }
+}
+
+fn acceptor(authority: &Authority, shown: Shown) -> Result<TlsAcceptor, Error> {
+    let (certificate, key) = authority.issue(shown)?;
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+        )?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 impl std::fmt::Debug for Tls {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Shared;
-use super::faults::End;
+use super::faults::{End, Faults};
 use super::history::Change;
 use super::kinds::Kind;
 use super::negotiate::Form;
@@ -29,6 +29,9 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// Marks the bookmark after the last of the initial events (KEP 3157).
 const INITIAL_END: &str = "k8s.io/initial-events-end";
+
+/// The pause after a piece of a line that is told in drops.
+const DRIP: Duration = Duration::from_millis(5);
 
 /// Events made ahead of what the client has read.
 const AHEAD: usize = 16;
@@ -72,6 +75,7 @@ pub(super) fn body(
         form,
         headed: false,
         seen: 0,
+        faults: shared.faults.clone(),
         lines,
     };
     let open = shared.counters.watch_opened(kind.plural);
@@ -108,6 +112,7 @@ struct Watch {
     headed: bool,
     /// The newest version looked at, of any kind.
     seen: u64,
+    faults: Faults,
     lines: mpsc::Sender<io::Result<Bytes>>,
 }
 
@@ -253,9 +258,14 @@ impl Watch {
         let event = Event { kind, object };
         let mut line = serde_json::to_vec(&event).map_err(|_| Gone)?;
         line.push(b'\n');
-        self.lines
-            .send(Ok(Bytes::from(line)))
-            .await
-            .map_err(|_| Gone)
+        let pieces = self.faults.pieces(Bytes::from(line));
+        let drips = pieces.len() > 1;
+        for piece in pieces {
+            self.lines.send(Ok(piece)).await.map_err(|_| Gone)?;
+            if drips {
+                tokio::time::sleep(DRIP).await;
+            }
+        }
+        Ok(())
     }
 }
