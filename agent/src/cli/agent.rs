@@ -360,6 +360,7 @@ fn cluster_config(config: &Config) -> cluster::Config {
             non_masquerade: config.cidrs.non_masquerade.clone(),
             probe_sources: config.probe_sources.clone(),
         },
+        patience: cluster::Patience::default(),
     }
 }
 

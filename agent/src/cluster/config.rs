@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use kube::config::{KubeConfigOptions, Kubeconfig as File};
 
+use super::connect::Patience;
+
 /// Where Azure's load balancer probes come from
 /// (<https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16>).
 pub(super) const AZURE_PLATFORM: IpAddr = IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16));
@@ -85,6 +87,8 @@ pub struct Config {
     pub scope: Scope,
     /// What is not to be discovered.
     pub overrides: Overrides,
+    /// How long the API server may take.
+    pub patience: Patience,
 }
 
 /// The API cannot be asked, whatever its state: the configuration has to be mended.
@@ -108,39 +112,34 @@ pub enum Error {
 }
 
 impl Config {
-    /// A client for the API; `None` when there is to be none. Nothing is sent yet.
-    pub(super) async fn client(&self) -> Result<Option<kube::Client>, Error> {
-        let (mut config, path) = match &self.kubeconfig {
-            Kubeconfig::None => return Ok(None),
-            Kubeconfig::InCluster => {
-                let config = kube::Config::incluster();
-                (
-                    config.map_err(|error| Error::InCluster(reason(&error)))?,
-                    None,
-                )
-            }
+    /// The server and the user to ask as; `None` when there is to be no API.
+    pub(super) async fn api(&self) -> Result<Option<kube::Config>, Error> {
+        match &self.kubeconfig {
+            Kubeconfig::None => Ok(None),
+            Kubeconfig::InCluster => match kube::Config::incluster() {
+                Ok(config) => Ok(Some(config)),
+                Err(error) => Err(self.unusable(&error)),
+            },
             Kubeconfig::Path(path) => {
                 let config = load(path, &KubeConfigOptions::default()).await;
-                let failed = |reason| Error::Kubeconfig {
-                    path: path.clone(),
-                    reason,
-                };
-                (config.map_err(failed)?, Some(path))
+                config.map(Some).map_err(|reason| self.wrong(reason))
             }
-        };
-        // The watchers retry, with their own pauses, and count what they had to retry.
-        config.default_retry = false;
-        // A watch is asked to end after 290 s; whoever is silent for longer is not there.
-        config.read_timeout = Some(std::time::Duration::from_secs(300));
-        config.reset_reader_on_write = true;
-        let client = kube::Client::try_from(config).map_err(|error| match path {
-            Some(path) => Error::Kubeconfig {
+        }
+    }
+
+    /// Why the configuration cannot be used.
+    pub(super) fn unusable(&self, error: &dyn std::error::Error) -> Error {
+        self.wrong(reason(error))
+    }
+
+    fn wrong(&self, reason: String) -> Error {
+        match &self.kubeconfig {
+            Kubeconfig::Path(path) => Error::Kubeconfig {
                 path: path.clone(),
-                reason: reason(&error),
+                reason,
             },
-            None => Error::InCluster(reason(&error)),
-        })?;
-        Ok(Some(client))
+            Kubeconfig::InCluster | Kubeconfig::None => Error::InCluster(reason),
+        }
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::Api;
 
+use super::client::client;
 use super::config::{Config, Error};
+use super::failure::failure;
 
 /// How long a stopping agent waits for the answer: a fraction of the time that the kubelet gives it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -17,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// As [`super::start`], for a kubeconfig that is none.
 pub async fn is_uninstalled(config: &Config, namespace: &str, name: &str) -> Result<bool, Error> {
-    let Some(client) = config.client().await? else {
+    let Some(client) = client(config).await? else {
         return Ok(false);
     };
     let daemonsets: Api<DaemonSet> = Api::namespaced(client, namespace);
@@ -33,7 +35,7 @@ pub async fn is_uninstalled(config: &Config, namespace: &str, name: &str) -> Res
         // `kubectl delete -k` removes the account and its rights with the rest.
         Ok(Err(kube::Error::Api(status))) if matches!(status.code, 401 | 403 | 404) => true,
         Ok(Err(error)) => {
-            unknown(&super::config::reason(&error));
+            unknown(&failure(&error));
             false
         }
         Err(_) => {

@@ -7,8 +7,11 @@
 mod addresses;
 mod agents;
 mod classify;
+mod client;
 mod config;
+mod connect;
 mod cut;
+mod failure;
 mod installed;
 mod intern;
 mod inventory;
@@ -17,6 +20,7 @@ mod masquerade;
 mod names;
 mod naming;
 mod nodes;
+mod pauses;
 mod peers;
 mod probes;
 mod services;
@@ -33,6 +37,7 @@ mod wire;
 
 pub use agents::{AGENT_LABEL, AgentPod, AgentsError, agents, usual_kubeconfig};
 pub use config::{Config, Error, Kubeconfig, Overrides, Scope};
+pub use connect::Patience;
 pub use installed::is_uninstalled;
 pub use inventory::{Inventory, PLATFORM, is_platform};
 pub use local::Local;

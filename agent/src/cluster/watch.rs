@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use backon::BackoffBuilder;
 use futures::StreamExt;
 use kube::Client;
 use kube::runtime::watcher::{self, InitialListStrategy};
@@ -13,8 +12,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::config::{Config, Error, reason};
+use super::client::client;
+use super::config::{Config, Error};
+use super::failure::failure;
 use super::inventory::Inventory;
+use super::pauses::Pauses;
 use super::peers::Agents;
 use super::sources::{Source, Updates, sources};
 use super::spread::Spread;
@@ -28,10 +30,6 @@ pub const KINDS: [&str; 5] = ["pods", "services", "endpointslices", "nodes", "co
 /// streams, and waits for changes: Kubernetes before 1.19. Others refuse, or tell one object after
 /// the other.
 const SILENCE: Duration = Duration::from_secs(5);
-/// Pauses after a failed attempt: the first, and the longest. Jitter adds up to as much again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-/// After so long without a failure the pauses begin short again.
-const CALM: Duration = Duration::from_secs(30);
 /// At least this long between two inventories: 20 a second at most.
 const GATHER: Duration = Duration::from_millis(50);
 /// And so many times as long as building one took, so that building never costs more than 1/20
@@ -99,7 +97,7 @@ impl Cluster {
 /// Only for what the configuration has to mend: a kubeconfig that is not one, or no service
 /// account. An API that does not answer is no error.
 pub async fn start(config: &Config) -> Result<Cluster, Error> {
-    let client = config.client().await?;
+    let client = client(config).await?;
     let namespace = client
         .as_ref()
         .map_or("", |client| client.default_namespace());
@@ -166,14 +164,9 @@ struct Follower {
 impl Follower {
     async fn follow(self) {
         let (kind, name) = (self.source.kind, KINDS[self.source.kind]);
-        let pauses = backon::ExponentialBuilder::default()
-            .with_min_delay(PAUSES.0)
-            .with_max_delay(PAUSES.1)
-            .with_jitter()
-            .without_max_times();
-        let mut pause = pauses.build();
-        let mut failed_at: Option<Instant> = None;
-        let mut failing = false;
+        let mut pauses = Pauses::new();
+        // What was said of the failure that is not over.
+        let mut said: Option<String> = None;
         // Whether the server gives lists as streams, as far as known, and this one is one.
         let (mut streams, mut streaming) = (true, true);
         let mut listing = true;
@@ -204,8 +197,7 @@ impl Follower {
                     };
                     // Of a list in pages the beginning is said before anything is asked: no sign
                     // of health.
-                    if failing && stage != Stage::Begins {
-                        failing = false;
+                    if stage != Stage::Begins && said.take().is_some() {
                         tracing::info!(kind = name, "the API answers again");
                     }
                     if self.updates.send(update).await.is_err() {
@@ -219,20 +211,16 @@ impl Follower {
                 }
                 Some(Err(error)) => {
                     self.errors.0[kind].fetch_add(1, Ordering::Relaxed);
-                    if !failing {
-                        failing = true;
-                        let error = reason(&error);
+                    let why = failure(&error);
+                    if !said.as_deref().is_some_and(|said| is_same(said, &why)) {
                         tracing::warn!(
                             kind = name,
-                            error,
+                            error = why,
                             "cannot watch, names stay as last known; trying on"
                         );
+                        said = Some(why);
                     }
-                    if failed_at.is_some_and(|at| at + CALM < Instant::now()) {
-                        pause = pauses.build();
-                    }
-                    failed_at = Some(Instant::now());
-                    tokio::time::sleep(pause.next().unwrap_or(PAUSES.1)).await;
+                    tokio::time::sleep(pauses.after(&error, Instant::now())).await;
                     // A watch refused with 410 would be asked for again from the same version.
                     if is_expired(&error) {
                         if self.source.is_wide {
@@ -253,6 +241,12 @@ impl Follower {
             InitialListStrategy::ListWatch
         })
     }
+}
+
+/// Whether two failures differ in numbers alone: counters, times, ports.
+fn is_same(one: &str, other: &str) -> bool {
+    let words = |text: &str| text.replace(|letter: char| letter.is_ascii_digit(), "");
+    words(one) == words(other)
 }
 
 fn stage(update: &Update) -> Stage {
