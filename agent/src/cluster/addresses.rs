@@ -59,9 +59,13 @@ impl Addresses {
         if record.host_network {
             return;
         }
-        let until = record
-            .finished
-            .then(|| record.ended.or(record.started).unwrap_or(now));
+        // The clock of its node may be fast: whoever is told to have ended has.
+        let until = record.finished.then(|| {
+            record
+                .ended
+                .or(record.started)
+                .map_or(now, |at| at.min(now))
+        });
         if until.is_some_and(|until| until + GRACE < now) {
             return;
         }
@@ -85,11 +89,17 @@ impl Addresses {
                 });
                 renewed.collect()
             } else {
+                // Who had it gave it back by a clock that may have been set back since.
+                let others = list.iter().map(|other| Holding {
+                    until: other.until.map(|until| until.min(now)),
+                    ..other.clone()
+                });
+                let others: Vec<Holding> = others.collect();
                 // A pod can have been accepted by its node before the address was free.
-                let freed = list.iter().filter_map(|other| other.until).max();
+                let freed = others.iter().filter_map(|other| other.until).max();
                 let from = freed.map_or(from, |freed| from.max(freed));
-                let at = list.partition_point(|other| other.from <= from);
-                let (before, after) = list.split_at(at);
+                let at = others.partition_point(|other| other.from <= from);
+                let (before, after) = others.split_at(at);
                 [before, &[holding(from)][..], after].concat().into()
             };
             if until.is_some() {

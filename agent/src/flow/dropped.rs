@@ -11,7 +11,7 @@ use super::model::{
     Class, Counts, Direction, Event, Expected, Flow, Hop, Nat, NatCause, NatKind, Role, Traffic,
     Tuple,
 };
-use super::record::Moment;
+use super::moment::Moment;
 use super::tuple::{Conversation, ip};
 
 /// Why and where packets died.

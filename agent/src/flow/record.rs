@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::connection::{Connection, HopState};
 use super::identity::Identity;
@@ -10,6 +10,7 @@ use super::model::{
     Class, Counts, Direction, Event, Expected, Flow, Hop, Nat, NatCause, NatKind, Role, Traffic,
     Tuple,
 };
+use super::moment::Moment;
 use super::tuple::Conversation;
 
 /// What a record says of an interface.
@@ -25,34 +26,6 @@ pub struct InterfaceInfo {
 
 /// Interfaces by index; those that are gone stay until their connections are closed.
 pub type Interfaces = HashMap<u32, InterfaceInfo>;
-
-/// A moment on both clocks, to turn the kernel's monotonic times into times of day.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    /// Time of day.
-    pub wall: SystemTime,
-    /// `CLOCK_MONOTONIC` nanoseconds.
-    pub monotonic_ns: u64,
-}
-
-impl Moment {
-    /// Now.
-    pub fn now() -> Self {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-        let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
-        Self {
-            wall: SystemTime::now(),
-            monotonic_ns: seconds * 1_000_000_000 + nanos,
-        }
-    }
-
-    /// The time of day of a monotonic time.
-    pub fn wall_of(&self, monotonic_ns: u64) -> SystemTime {
-        let ago = Duration::from_nanos(self.monotonic_ns.saturating_sub(monotonic_ns));
-        self.wall.checked_sub(ago).unwrap_or(self.wall)
-    }
-}
 
 /// The record of a connection as it is now. Identities and class are the cluster room's to fill.
 pub fn flow(

@@ -1,5 +1,6 @@
 //! Tests of the cluster room that need no API server.
 
+mod clocks;
 mod configuring;
 mod knowing;
 mod masquerade;
