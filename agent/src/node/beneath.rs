@@ -74,7 +74,14 @@ pub fn role_notes(view: &NodeView) -> Vec<String> {
         }
     }
     if view.default_routes.is_empty() {
-        notes.push("there is no default route: no interface counts as the uplink".to_owned());
+        let former: Vec<_> = view.uplinks().map(|index| view.name_of(index)).collect();
+        notes.push(match &*former {
+            [] => "there is no default route: no interface counts as the uplink".to_owned(),
+            names => format!(
+                "there is no default route now: what had it still counts as the uplink ({})",
+                names.join(", ")
+            ),
+        });
     }
     let shared = |found: &&Interface| matches!(found.kind, Kind::Ipvlan | Kind::Macvlan);
     for interface in view.interfaces.values().filter(shared) {

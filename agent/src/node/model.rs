@@ -120,10 +120,7 @@ fn routed(
         .map(|(net, _)| net)
         .collect();
     let first = pods.first()?;
-    let uplinks = view
-        .default_routes
-        .iter()
-        .flat_map(|index| view.addresses_of(*index));
+    let uplinks = view.uplinks().flat_map(|index| view.addresses_of(index));
     let node = uplinks
         .map(|net| net.trunc())
         .find(|net| net.contains(first));

@@ -40,6 +40,7 @@ pub fn pods_by_interface(view: &NodeView) -> BTreeMap<u32, Vec<IpAddr>> {
     candidates.extend(view.neighbours.iter().map(|entry| entry.ip));
     candidates.sort_unstable();
     candidates.dedup();
+    let is_uplink = |index: u32| view.uplinks().any(|uplink| uplink == index);
     let mut pods: BTreeMap<u32, Vec<IpAddr>> = BTreeMap::new();
     for ip in candidates {
         let Some(index) = pod_interface(view, ip) else {
@@ -49,7 +50,7 @@ pub fn pods_by_interface(view: &NodeView) -> BTreeMap<u32, Vec<IpAddr>> {
             .interfaces
             .get(&index)
             .is_some_and(|found| found.kind.is_pair());
-        if is_pair && !view.default_routes.contains(&index) && !is_link_local(ip) {
+        if is_pair && !is_uplink(index) && !is_link_local(ip) {
             pods.entry(index).or_default().push(ip);
         }
     }

@@ -13,7 +13,7 @@ const POD_BRIDGES: [&str; 2] = ["cbr0", "cni0"];
 
 /// The interfaces to put hooks on, and what each is for.
 ///
-/// - Uplink: interfaces of the default routes, whatever they are made of.
+/// - Uplink: interfaces of the default routes, whatever they are made of; see [`NodeView::uplinks`].
 /// - Pod: a veth or netkit whose other end is in another network namespace, or is about to be moved
 ///   there (either end still down), unless an address with a subnet shows that it is the node's
 ///   own way out.
@@ -41,7 +41,7 @@ pub fn roles(view: &NodeView, filter: &InterfaceFilter) -> BTreeMap<u32, Role> {
 
 /// The role that an interface has without any configuration.
 pub(super) fn natural_role(view: &NodeView, interface: &Interface) -> Option<Role> {
-    if view.default_routes.contains(&interface.index) {
+    if view.uplinks().any(|index| index == interface.index) {
         return Some(Role::Uplink);
     }
     if is_part(view, interface) {

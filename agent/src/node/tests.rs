@@ -295,3 +295,40 @@ fn a_replaced_route_takes_the_place_of_the_old_one() -> Outcome {
     assert_eq!(node.default_routes, [2]);
     Ok(())
 }
+
+/// Its link goes down, and with it the route: hooks that were taken off would be missed as soon as
+/// it is up again.
+#[test]
+fn an_uplink_without_its_default_route_stays_one() -> Outcome {
+    let built = || {
+        Builder::default()
+            .link(2, "eth0", Kind::Device, |_| ())
+            .link(3, "bond0", Kind::Bond, |_| ())
+            .route("0.0.0.0/0", 2)
+    };
+    let filter = InterfaceFilter::default();
+    let mut lost = built()?;
+    let routes = lost.0.routes.clone();
+    lost.0.apply(Event::RoutesGone(routes));
+    assert_eq!(lost.roles(&filter), [(2, Role::Uplink)]);
+    let notes = role_notes(&lost.0);
+    assert!(
+        notes.len() == 1 && notes[0].ends_with("(eth0)"),
+        "{notes:?}"
+    );
+
+    // A reading of everything knows only what is there; what came before it is remembered.
+    let mut read = Builder::default().link(2, "eth0", Kind::Device, |_| ());
+    assert_eq!(read.roles(&filter), []);
+    read.0.succeed(&lost.0);
+    assert_eq!(read.roles(&filter), [(2, Role::Uplink)]);
+
+    // As a part of something else it is none, and another of the same index is none.
+    let enslaved = lost.link(2, "eth0", Kind::Device, |link| link.master = Some(3));
+    assert_eq!(enslaved.roles(&filter), []);
+    let mut gone = built()?;
+    gone.0.apply(Event::LinkGone(2));
+    let again = gone.link(2, "eth9", Kind::Device, |_| ());
+    assert_eq!(again.roles(&filter), []);
+    Ok(())
+}

@@ -1,6 +1,6 @@
 //! The immutable picture of the node, and how one event changes it into the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -92,6 +92,8 @@ pub struct NodeView {
     pub neighbours: Vec<Neighbour>,
     /// Bridge forwarding entries, sorted.
     pub fdb: Vec<FdbEntry>,
+    /// Interfaces that have had a default route, for as long as they are there.
+    outward: BTreeSet<u32>,
     /// Interfaces that came so far: the number of the newest.
     births: u64,
 }
@@ -130,6 +132,21 @@ impl NodeView {
         self.interfaces
             .values()
             .filter(move |interface| interface.master == Some(master))
+    }
+
+    /// The interfaces by which the node reaches the world, or did: those of the default routes,
+    /// best metric first, then those that have lost theirs. One goes with its link or its lease,
+    /// for a moment mostly, and packets leave by the interface before it is back.
+    pub fn uplinks(&self) -> impl Iterator<Item = u32> + '_ {
+        let free = |index: &u32| {
+            let found = self.interfaces.get(index);
+            // A part of another device is what that one is made of.
+            found.is_some_and(|found| found.master.is_none())
+        };
+        let former = self.outward.iter().copied();
+        let former = former.filter(|index| !self.default_routes.contains(index));
+        let now = self.default_routes.iter().copied();
+        now.chain(former.filter(free))
     }
 
     /// Whether the node itself answers at this address.
@@ -193,6 +210,9 @@ impl NodeView {
     /// as before. `known` has been told all that this one has.
     pub(super) fn succeed(&mut self, known: &Self) {
         self.births = known.births;
+        let outward = known.outward.iter();
+        self.outward
+            .extend(outward.filter(|index| self.interfaces.contains_key(index)));
         for interface in self.interfaces.values_mut() {
             interface.since = match known.interfaces.get(&interface.index) {
                 Some(same) => same.since,
@@ -208,6 +228,7 @@ impl NodeView {
     /// IPv4 routes that it flushes for that reason (net/ipv4/fib_frontend.c).
     fn forget(&mut self, index: u32) -> bool {
         let known = self.interfaces.remove(&index).is_some();
+        self.outward.remove(&index);
         self.addresses.retain(|(owner, _)| *owner != index);
         self.routes.retain(|route| route.ifindex != index);
         self.neighbours.retain(|entry| entry.ifindex != index);
@@ -245,6 +266,7 @@ impl NodeView {
                 found.push(route.ifindex);
             }
         }
+        self.outward.extend(&found);
         self.default_routes = found;
     }
 }

@@ -170,12 +170,11 @@ fn program(cost: &datapath::ProgramCost) -> ProgramCost {
     }
 }
 
-/// Addresses of the uplinks; of everything but loopback where there is no default route.
+/// Addresses of the uplinks; of everything but loopback where there is none.
 fn node_addresses(view: &NodeView) -> Vec<String> {
     let uplinks: Vec<_> = view
-        .default_routes
-        .iter()
-        .flat_map(|ifindex| view.addresses_of(*ifindex))
+        .uplinks()
+        .flat_map(|ifindex| view.addresses_of(ifindex))
         .collect();
     let mut found: Vec<String> = if uplinks.is_empty() {
         view.addresses

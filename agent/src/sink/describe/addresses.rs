@@ -22,10 +22,7 @@ pub(super) fn classes(
     service_cidrs: &[IpNet],
 ) -> Vec<AddressClass> {
     let single = |ip: IpAddr| IpNet::from(ip);
-    let uplinks = || {
-        let indexes = view.default_routes.iter();
-        indexes.flat_map(|index| view.addresses_of(*index))
-    };
+    let uplinks = || view.uplinks().flat_map(|index| view.addresses_of(index));
     let mut nodes: BTreeSet<IpNet> = inventory.node_addresses().map(single).collect();
     let own = view.addresses.iter().map(|(_, net)| net.addr());
     nodes.extend(own.filter(|ip| !ip.is_loopback()).map(single));
