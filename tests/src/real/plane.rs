@@ -105,6 +105,21 @@ impl RealControlPlane {
         Ok(asked)
     }
 
+    /// Takes the agent's account away, and with it every token that it had, and makes it anew: a
+    /// token of that one.
+    ///
+    /// # Errors
+    /// What the API server refuses.
+    pub fn renew_agent_token(&self) -> Result<String> {
+        let (namespace, name) = AGENT;
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}");
+        self.admin.delete(&path)?;
+        for object in deployed_rights()? {
+            self.admin.apply(object)?;
+        }
+        agent_token(&self.admin)
+    }
+
     /// Whether its API server takes gRPC probes in pods: where not, nobody learns of them.
     pub fn takes_grpc_probes(&self) -> bool {
         self.grpc_probes

@@ -10,7 +10,7 @@ use crate::toolchain::{self, Missing, OLDEST_MINOR, Toolchain};
 use super::apt;
 
 /// Programs that the lab and the tests run, and the packages they are in.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("ip", "iproute2"),
     ("iptables", "iptables"),
     ("conntrack", "conntrack"),
@@ -19,6 +19,7 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("ping", "iputils-ping"),
     ("curl", "curl"),
     ("ethtool", "ethtool"),
+    ("faketime", "faketime"),
     // Only where there is none: another package may own the file, and dpkg refuses then.
     ("kubectl", "kubernetes-client"),
 ];
