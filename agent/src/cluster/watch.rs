@@ -22,13 +22,13 @@ use super::sources::{Source, Updates, sources};
 use super::spread::Spread;
 use super::table::Change;
 use super::tables::{Tables, Update};
+use crate::datapath;
 
 /// The kinds watched, as metrics and counts name them.
 pub const KINDS: [&str; 5] = ["pods", "services", "endpointslices", "nodes", "configmaps"];
 
-/// A server that was asked for a list as a stream and is silent for so long does not know of
-/// streams, and waits for changes: Kubernetes before 1.19. Others refuse, or tell one object after
-/// the other.
+/// A server that has begun a list as a stream and is silent for so long does not know of such, and
+/// waits for changes: Kubernetes before 1.19. Others refuse, or tell one object after the other.
 const SILENCE: Duration = Duration::from_secs(5);
 /// At least this long between two inventories: 20 a second at most.
 const GATHER: Duration = Duration::from_millis(50);
@@ -143,13 +143,13 @@ pub async fn start(config: &Config) -> Result<Cluster, Error> {
 
 /// Where a list is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// About to come.
-    Begins,
-    /// Complete.
+enum List {
+    /// Asked for.
+    Asked,
+    /// On its way.
+    Begun,
+    /// Complete: what comes is changes.
     Complete,
-    /// Something else was told.
-    Other,
 }
 
 /// What follows one kind for ever.
@@ -169,16 +169,16 @@ impl Follower {
         let mut said: Option<String> = None;
         // Whether the server gives lists as streams, as far as known, and this one is one.
         let (mut streams, mut streaming) = (true, true);
-        let mut listing = true;
+        let mut list = List::Asked;
         if self.source.is_wide {
             tokio::time::sleep(self.spread.first(&self.client).await).await;
         }
         let mut stream = self.begin(streaming);
         loop {
             let next = stream.next();
-            let result = if streaming && listing {
+            let result = if streaming && list == List::Begun {
                 let Ok(result) = timeout(SILENCE, next).await else {
-                    streaming = false;
+                    (streaming, list) = (false, List::Asked);
                     stream = self.begin(streaming);
                     continue;
                 };
@@ -189,27 +189,26 @@ impl Follower {
             match result {
                 None => return,
                 Some(Ok(update)) => {
-                    let stage = stage(&update);
-                    listing = match stage {
-                        Stage::Begins => true,
-                        Stage::Complete => false,
-                        Stage::Other => listing,
-                    };
+                    let told = told(&update);
+                    list = told.unwrap_or(list);
                     // Of a list in pages the beginning is said before anything is asked: no sign
                     // of health.
-                    if stage != Stage::Begins && said.take().is_some() {
+                    if told != Some(List::Begun) && said.take().is_some() {
                         tracing::info!(kind = name, "the API answers again");
                     }
                     if self.updates.send(update).await.is_err() {
                         return;
                     }
                 }
-                Some(Err(error)) if streaming && listing && is_refused(&error) => {
+                Some(Err(error)) if streaming && list == List::Asked && is_refused(&error) => {
                     tracing::debug!(kind = name, "no streaming lists: listing in pages");
                     (streams, streaming) = (false, false);
                     stream = self.begin(streaming);
                 }
                 Some(Err(error)) => {
+                    if list == List::Begun {
+                        list = List::Asked;
+                    }
                     self.errors.0[kind].fetch_add(1, Ordering::Relaxed);
                     let why = failure(&error);
                     if !said.as_deref().is_some_and(|said| is_same(said, &why)) {
@@ -226,7 +225,7 @@ impl Follower {
                         if self.source.is_wide {
                             tokio::time::sleep(self.spread.again()).await;
                         }
-                        (streaming, listing) = (streams, true);
+                        (streaming, list) = (streams, List::Asked);
                         stream = self.begin(streaming);
                     }
                 }
@@ -249,12 +248,13 @@ fn is_same(one: &str, other: &str) -> bool {
     words(one) == words(other)
 }
 
-fn stage(update: &Update) -> Stage {
-    fn of<T>(change: &Change<T>) -> Stage {
+/// Where a list is after an update that says so.
+fn told(update: &Update) -> Option<List> {
+    fn of<T>(change: &Change<T>) -> Option<List> {
         match change {
-            Change::Begin => Stage::Begins,
-            Change::Complete => Stage::Complete,
-            Change::Listed(_) | Change::Applied(_) | Change::Deleted(_) => Stage::Other,
+            Change::Begin => Some(List::Begun),
+            Change::Complete => Some(List::Complete),
+            Change::Listed(_) | Change::Applied(_) | Change::Deleted(_) => None,
         }
     }
     match update {
@@ -315,6 +315,10 @@ async fn keep(
                 let new = tables.build();
                 if new.is_complete() {
                     spread.set_pods(tables.pods() as u64);
+                    if !inventory.load().is_complete() {
+                        // What the first lists needed is needed no more.
+                        datapath::give_back();
+                    }
                 }
                 inventory.store(new.clone());
                 told.send_replace(new);
