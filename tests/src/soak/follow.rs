@@ -1,6 +1,7 @@
 //! Reads the flow logs as they are written: what the records add up to, and how late a new
 //! connection is told.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -22,6 +23,8 @@ use crate::records::{Record, Sums};
 const LOOK: Duration = Duration::from_millis(20);
 /// Between two connections whose first record is waited for.
 const PROBE: Duration = Duration::from_secs(1);
+/// Records looked into between two looks.
+const AT_ONCE: usize = 10;
 /// Where pods answer datagrams.
 const ECHO: u16 = 9000;
 
@@ -53,6 +56,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     logs: Vec<Log>,
+    /// Lines that were read and not looked into yet.
+    backlog: VecDeque<Vec<u8>>,
     sums: Sums,
     records: u64,
     again: Vec<String>,
@@ -124,6 +129,7 @@ impl Follower {
         if let Err(error) = state.read() {
             state.broken.push(format!("{error:#}"));
         }
+        state.work(usize::MAX);
         Followed {
             sums: state.sums.counted(),
             records: state.records,
@@ -165,13 +171,17 @@ impl Shared {
             let told = std::mem::take(&mut state.waiting).into_iter();
             let (waiting, told): (Vec<_>, Vec<_>) = told.partition(|(port, _)| *port != 0);
             state.waiting = waiting;
+            state.work(AT_ONCE);
+            let busy = !state.backlog.is_empty();
             drop(state);
             let mut track = track.lock().unwrap_or_else(PoisonError::into_inner);
             for (_, since) in told {
                 track.lag(story.at(since), since.elapsed());
             }
             drop(track);
-            thread::sleep(LOOK);
+            if !busy {
+                thread::sleep(LOOK);
+            }
         }
     }
 }
@@ -187,17 +197,28 @@ fn probe(netns: &Netns, to: Ipv4Addr) -> Result<u16> {
 }
 
 impl State {
-    /// Reads what is new. A record that told of a connection that is waited for makes its port 0.
+    /// Reads what is new. A record of a connection that is waited for makes its port 0: what is
+    /// told is seen at once, however much there is to look into.
     fn read(&mut self) -> Result<()> {
-        let mut logs = std::mem::take(&mut self.logs);
-        let outcome = logs.iter_mut().try_for_each(|log| {
+        for log in &mut self.logs {
             for line in log.lines()? {
-                self.take(&line);
+                for (port, _) in &mut self.waiting {
+                    let source = format!("{{\"UDP\":{{\"source_port\":{port},");
+                    if *port != 0 && String::from_utf8_lossy(&line).contains(&source) {
+                        *port = 0;
+                    }
+                }
+                self.backlog.push_back(line);
             }
-            Ok(())
-        });
-        self.logs = logs;
-        outcome
+        }
+        Ok(())
+    }
+
+    /// Looks into so many lines.
+    fn work(&mut self, lines: usize) {
+        let lines = lines.min(self.backlog.len());
+        let lines: Vec<_> = self.backlog.drain(..lines).collect();
+        lines.iter().for_each(|line| self.take(line));
     }
 
     fn take(&mut self, line: &[u8]) {
@@ -212,15 +233,6 @@ impl State {
         self.records += 1;
         if record.event() == "drop" {
             return;
-        }
-        if record.event() == "open"
-            && let Some((source, to)) = record.tuple("/nat/original")
-            && to.port() == ECHO
-        {
-            let waiting = self.waiting.iter_mut();
-            waiting
-                .filter(|(port, _)| *port == source.port())
-                .for_each(|(port, _)| *port = 0);
         }
         if let Err(error) = self.sums.add(&record) {
             self.again.push(format!("{error:#}"));

@@ -87,9 +87,9 @@ fn scenario_34_an_uplink_that_goes_down_and_comes_back_is_counted_on() -> Result
     let lines = routes.iter().map(|route| format!("route replace {route}"));
     node.ip(&up.chain(lines).collect::<Vec<_>>())?;
     fetch(&lab, &agent)?;
-    since.agree(&lab, &agent)?;
     assert_eq!(role(&agent, "eth0")?, uplink);
     let echoes = echoes.end()?;
+    since.agree(&lab, &agent)?;
     told(&agent, echoes)
 }
 
