@@ -349,6 +349,11 @@ pub const DNS_PORT: u16 = 53;
 /// (RFC 1035, 4.1.1).
 pub const DNS_HEAD: usize = 12;
 
+/// Bytes of it that are sent where questions are wanted: the first one is whole in them, for a name
+/// has 255 bytes at most (RFC 1035, 2.3.4), before its type and its class.
+pub const DNS_QUESTION: usize = DNS_HEAD + 255 + 4;
+const _: () = assert!(DNS_QUESTION <= HEAD);
+
 /// Key of the `PROBE_PORTS` map: an end whose conversations' payload is wanted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

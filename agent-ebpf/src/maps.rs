@@ -8,7 +8,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use nodescope_ebpf::{
-    Counter, EventKind, HopKey, HopRecord, NatRecord, NatTuple, Offsets, ProbeKey, UnattributedKey,
+    Counter, DNS_HEAD, EventKind, HopKey, HopRecord, NatRecord, NatTuple, Offsets, ProbeKey,
+    UnattributedKey,
     drop::{DropKey, DropOffsets, DropRecord, Ignored, UNPLACED_REASONS},
     extra::{Extra, FragmentKey, FragmentPorts, SocketOffsets},
     packet::Whole,
@@ -165,6 +166,10 @@ pub static SOCKET: Global<SocketOffsets> = Global::new(SocketOffsets {
     source6: 0,
     segments: 0,
 });
+
+/// Bytes of a DNS answer that [`crate::payload`] sends, [`HEAD`](nodescope_ebpf::HEAD) at most.
+#[unsafe(no_mangle)]
+pub static DNS_BYTES: Global<u32> = Global::new(DNS_HEAD as u32);
 
 /// Packets that died, by tuple, place and reason.
 #[map]

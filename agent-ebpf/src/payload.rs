@@ -1,7 +1,8 @@
 //! The heads of the first payload packets of probe conversations, for the agent to read the
-//! answers of health checks, and the headers of DNS answers, which have no name in them. Which
-//! conversations these are is decided when a record is made, so that the packets of all others pay
-//! for one comparison with zero.
+//! answers of health checks, and the headers of DNS answers, which have no name in them; their first
+//! question goes along only where the agent was asked for it. Which conversations these are is
+//! decided when a record is made, so that the packets of all others pay for one comparison with
+//! zero.
 
 use core::arch::asm;
 
@@ -16,8 +17,7 @@ use network_types::{
     udp::UdpHdr,
 };
 use nodescope_ebpf::{
-    Address, DNS_HEAD, DNS_PORT, EventKind, HEAD, HopKey, HopRecord, PayloadEvent, ProbeEnd,
-    ProbeKey,
+    Address, DNS_PORT, EventKind, HEAD, HopKey, HopRecord, PayloadEvent, ProbeEnd, ProbeKey,
     packet::{Frame, protocol},
     wanted as bits,
 };
@@ -25,7 +25,7 @@ use nodescope_ebpf::{
 use crate::{
     careful::copy,
     frame::Bytes,
-    maps::{LOST, PAYLOAD, PROBE_PORTS, SCRATCH, scratch_of},
+    maps::{DNS_BYTES, LOST, PAYLOAD, PROBE_PORTS, SCRATCH, scratch_of},
 };
 
 /// The first value of a record's `payload`.
@@ -116,7 +116,7 @@ extern "C" fn send_head(skb: *mut __sk_buff, forward: u32) -> u32 {
         return 1;
     };
     let event = entry.as_mut_ptr();
-    let most = if dns { DNS_HEAD } else { HEAD } as u32;
+    let most = if dns { DNS_BYTES.load() } else { HEAD as u32 };
     let mut last = place.length - 1;
     if last > most - 1 {
         last = most - 1;

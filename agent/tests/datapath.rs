@@ -104,6 +104,7 @@ fn load(method: Method) -> Result<Datapath, nodescope::datapath::Error> {
     Datapath::load(&Settings {
         max_connections: 1024,
         nat: true,
+        dns_questions: false,
         method: Some(method),
         pinning: None,
     })
@@ -223,6 +224,7 @@ fn changes_are_told_once_a_round() -> Outcome {
     let mut datapath = Datapath::load(&Settings {
         max_connections: 4096,
         nat: false,
+        dns_questions: false,
         method: None,
         pinning: None,
     })?;
@@ -334,6 +336,7 @@ impl Bpffs {
         Datapath::load(&Settings {
             max_connections: 1024,
             nat: true,
+            dns_questions: false,
             method: Some(method),
             pinning: Some(Pinning {
                 folder: self.0.path().join("nodescope"),

@@ -71,6 +71,7 @@ fn loaded() -> Result<Option<Datapath>, Failure> {
     Ok(Some(Datapath::load(&Settings {
         max_connections: CONNECTIONS,
         nat: false,
+        dns_questions: false,
         method: Some(Method::of_this_kernel()),
         pinning: None,
     })?))

@@ -102,6 +102,7 @@ fn load(method: Option<Method>) -> Result<Datapath> {
     Ok(Datapath::load(&Settings {
         max_connections: 1024,
         nat: false,
+        dns_questions: false,
         method,
         pinning: None,
     })?)

@@ -39,6 +39,7 @@ fn loaded() -> Result<MutexGuard<'static, Datapath>> {
         let datapath = Datapath::load(&Settings {
             max_connections: 1024,
             nat: true,
+            dns_questions: false,
             method: None,
             pinning: None,
         })?;

@@ -320,6 +320,7 @@ fn settings(config: &Config, node: &Arc<str>, filter: InterfaceFilter) -> Settin
         datapath: datapath::Settings {
             max_connections: config.max_connections,
             nat: matches!(config.nat_source, NatSource::Auto | NatSource::Skb),
+            dns_questions: config.capture_dns,
             method: match config.attach {
                 AttachBy::Auto => None,
                 AttachBy::Tcx => Some(Method::Tcx),

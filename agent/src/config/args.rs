@@ -152,7 +152,7 @@ pub struct AgentArgs {
     #[arg(long, value_enum, value_name = "SOURCE", env = "NODESCOPE_NAT_SOURCE")]
     pub nat_source: Option<NatSource>,
 
-    /// Read names out of DNS packets
+    /// Read the first question of DNS answers: its type, of which there are counts
     #[arg(long, value_name = "BOOL", env = "NODESCOPE_CAPTURE_DNS",
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub capture_dns: Option<bool>,

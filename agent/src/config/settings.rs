@@ -121,7 +121,7 @@ pub struct Config {
     pub otlp: Option<Collector>,
     /// Where translations are read from.
     pub nat_source: NatSource,
-    /// Whether names are read out of DNS packets.
+    /// Whether the questions of DNS answers are read, not their headers alone.
     pub capture_dns: bool,
     /// Where load-balancer probes come from.
     pub probe_sources: Vec<IpAddr>,

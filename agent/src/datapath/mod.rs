@@ -27,8 +27,8 @@ mod unattributed;
 
 use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, PerCpuHashMap};
 use aya::programs::SchedClassifier;
-use nodescope_ebpf::EventKind;
 use nodescope_ebpf::extra::SocketOffsets;
+use nodescope_ebpf::{DNS_HEAD, DNS_QUESTION, EventKind};
 
 pub use attach::{Method, Side};
 pub use batch::Cursor;
@@ -56,6 +56,8 @@ pub struct Settings {
     pub max_connections: u32,
     /// Read translations from `skb->_nfct`.
     pub nat: bool,
+    /// Read the questions of DNS answers, not their headers alone.
+    pub dns_questions: bool,
     /// How programs hang on interfaces; `None` for the best that this kernel offers.
     pub method: Option<Method>,
     /// Where they and the maps outlive the agent; `None` for nowhere.
@@ -136,6 +138,11 @@ impl Datapath {
                 .map_or(SocketOffsets::default(), |known| *known),
         );
         let (drop_offsets, level) = (drops.offsets(), log_level());
+        let dns_bytes = if settings.dns_questions {
+            DNS_QUESTION
+        } else {
+            DNS_HEAD
+        } as u32;
         let mut loader = aya::EbpfLoader::new();
         loader
             // Without relocations against the kernel's types its BTF need not be parsed.
@@ -144,6 +151,7 @@ impl Datapath {
             .override_global("SOCKET", &known, true)
             // What the log does not take, the verifier cuts out.
             .override_global(aya_log::LEVEL, &level, false)
+            .override_global("DNS_BYTES", &dns_bytes, true)
             .override_global(drops::OFFSETS, &drop_offsets, true);
         for (name, entries) in sizes {
             loader.map_max_entries(name, entries);

@@ -145,6 +145,7 @@ fn load() -> (Vec<PreflightItem>, Option<String>) {
     let settings = Settings {
         max_connections: 1024,
         nat: true,
+        dns_questions: false,
         method: None,
         pinning: None,
     };

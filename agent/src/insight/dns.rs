@@ -1,6 +1,8 @@
-//! Answers of DNS servers: the code in their headers, and nothing of the names.
+//! Answers of DNS servers: the code in their headers, the type that was asked for, and nothing of
+//! the names.
 
 mod outcomes;
+mod question;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,7 +10,7 @@ use std::net::SocketAddr;
 use nodescope_ebpf::DNS_HEAD;
 /// Where DNS servers listen.
 pub use nodescope_ebpf::DNS_PORT as PORT;
-pub use outcomes::{Outcome, Questions};
+pub use outcomes::{Answered, Outcome, Questions};
 
 use crate::datapath::Head;
 use crate::flow::{Conversation, Flow, Protocol, Tuple};
@@ -40,6 +42,11 @@ const NAMES: [&str; 16] = [
     "RCODE14",
     "RCODE15",
 ];
+
+/// The name of a code.
+fn name_of(code: u8) -> &'static str {
+    NAMES[usize::from(code) % NAMES.len()]
+}
 
 /// NOERROR and NXDOMAIN: the server knew.
 const ANSWERS: u16 = 1 | 1 << 3;

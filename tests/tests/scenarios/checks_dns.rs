@@ -8,12 +8,17 @@ use serde_json::Value;
 use crate::checks::{says, says_of};
 use crate::common::{agent, counts, lab, synced};
 
-/// Asks the cluster's DNS from the pod `web`: the code that the client got.
+/// Asks the cluster's DNS for addresses from the pod `web`: the code that the client got.
 fn ask(lab: &Lab, name: &str) -> Result<String> {
+    ask_for(lab, name, "A")
+}
+
+/// The same for records of another type.
+fn ask_for(lab: &Lab, name: &str, kind: &str) -> Result<String> {
     let dns = lab.topology().dns.to_string();
     let web = lab.pod("web")?.netns();
     let said = web
-        .run_lab(["dns-query", name, "--server", &dns])?
+        .run_lab(["dns-query", name, "--server", &dns, "--type", kind])?
         .success()?;
     let said: Value = serde_json::from_str(&said)?;
     Ok(said["rcode"].as_str().context("no code")?.to_owned())
@@ -43,14 +48,47 @@ fn scenario_32_check_reads_what_dns_servers_answer() -> Result<()> {
     std::fs::write(&zone, whole)?;
     // Each question once, by the code that its client got, at whatever many hooks.
     for code in ["NOERROR", "NXDOMAIN", "SERVFAIL"] {
-        counts(
-            &agent,
-            "nodescope_dns_queries_total",
-            &[("rcode", code)],
-            1.0,
-        )?;
+        // Nobody asked for the questions.
+        let labels = [("rcode", code), ("qtype", "")];
+        counts(&agent, "nodescope_dns_queries_total", &labels, 1.0)?;
     }
     counts(&agent, "nodescope_dns_duration_seconds_count", &[], 3.0)?;
+    Ok(())
+}
+
+/// With `--capture-dns` the questions are read, in whole: the longest name there is goes before the
+/// type that is counted.
+#[test]
+fn scenario_32_questions_by_the_type_that_was_asked_for() -> Result<()> {
+    let Some(lab) = lab("c32t")? else {
+        return Ok(());
+    };
+    let agent = lab.start_agent(0, &["--flow-interval", "500ms", "--capture-dns"])?;
+    synced(&agent)?;
+    let name = "api.default.svc.cluster.local";
+    let label = "x".repeat(63);
+    let longest = format!("{label}.{label}.{label}.{}", &label[..61]);
+    for (name, kind, code) in [
+        (name, "A", "NOERROR"),
+        (name, "A", "NOERROR"),
+        (name, "AAAA", "NOERROR"),
+        (longest.as_str(), "SRV", "NXDOMAIN"),
+        (longest.as_str(), "CERT", "NXDOMAIN"),
+    ] {
+        assert_eq!(ask_for(&lab, name, kind)?, code, "{kind}");
+    }
+    for (kind, code, count) in [
+        ("A", "NOERROR", 2.0),
+        ("AAAA", "NOERROR", 1.0),
+        ("SRV", "NXDOMAIN", 1.0),
+        ("other", "NXDOMAIN", 1.0),
+    ] {
+        let labels = [("qtype", kind), ("rcode", code)];
+        counts(&agent, "nodescope_dns_queries_total", &labels, count)?;
+    }
+    // Nothing of a name is in what the agent says.
+    let flows = agent.flows()?;
+    assert!(!flows.iter().any(|flow| flow.to_string().contains(&label)));
     Ok(())
 }
 

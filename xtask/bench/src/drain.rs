@@ -58,6 +58,7 @@ fn engine() -> anyhow::Result<Engine> {
         datapath: datapath::Settings {
             max_connections: 65_536,
             nat: true,
+            dns_questions: false,
             method: None,
             pinning: None,
         },

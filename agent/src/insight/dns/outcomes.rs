@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{NAMES, PORT, SECOND, code};
+use super::{PORT, SECOND, code, name_of, question};
 use crate::datapath::Head;
 use crate::flow::{Conversation, Event, Flow, Protocol, Tuple};
 
@@ -18,10 +18,18 @@ const AGE: u64 = 120_000_000_000;
 /// A hook, the server and the client.
 type Place = (u32, SocketAddr, SocketAddr);
 
+/// What an answer says, and what was asked for ([`question::kind`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind {
+    code: u8,
+    asked: &'static str,
+}
+
 /// Answers that passed a hook.
 #[derive(Debug)]
 struct Heard {
-    codes: [u32; NAMES.len()],
+    /// How many of each code and type. There are few: no more heads are sent of a connection.
+    kinds: Vec<(Kind, u32)>,
     first_ns: u64,
     last_ns: u64,
 }
@@ -34,11 +42,22 @@ struct Told {
     answers: u64,
 }
 
+/// Questions with the same answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Its code, by name.
+    pub code: &'static str,
+    /// The type that was asked for, by name; empty where questions are not read.
+    pub asked: &'static str,
+    /// So many.
+    pub count: u64,
+}
+
 /// Outcomes of questions, news since the last record of their conversation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// How many got an answer with this code, by its name.
-    pub answered: Vec<(&'static str, u64)>,
+    /// How many got an answer.
+    pub answered: Vec<Answered>,
     /// Answers whose header was not read.
     pub unread: u64,
     /// Questions that got none.
@@ -78,11 +97,18 @@ impl Questions {
             }
         }
         let heard = self.heard.entry(place).or_insert(Heard {
-            codes: [0; NAMES.len()],
+            kinds: Vec::new(),
             first_ns: head.time_ns,
             last_ns: 0,
         });
-        heard.codes[usize::from(code)] += 1;
+        let kind = Kind {
+            code,
+            asked: question::kind(&head.bytes),
+        };
+        match heard.kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, count)) => *count += 1,
+            None => heard.kinds.push((kind, 1)),
+        }
         heard.last_ns = head.time_ns;
     }
 
@@ -113,11 +139,14 @@ impl Questions {
                 let after = heard.first_ns.checked_sub(flow.started_ns);
                 outcome.latency = after.map(Duration::from_nanos);
             }
-            for (name, count) in NAMES.iter().zip(heard.codes) {
-                if count > 0 {
-                    outcome.answered.push((*name, u64::from(count)));
-                    told.answers += u64::from(count);
-                }
+            for (kind, count) in heard.kinds {
+                let count = u64::from(count);
+                outcome.answered.push(Answered {
+                    code: name_of(kind.code),
+                    asked: kind.asked,
+                    count,
+                });
+                told.answers += count;
             }
         }
         if flow.event == Event::Close {
@@ -194,6 +223,37 @@ mod tests {
         flow
     }
 
+    /// One question, of whose type nothing is known.
+    fn answered(code: &'static str) -> Answered {
+        Answered {
+            code,
+            asked: "",
+            count: 1,
+        }
+    }
+
+    #[test]
+    fn types_are_told_apart() {
+        let mut questions = Questions::default();
+        for kind in [1, 28, 1] {
+            let mut one = answer(7, SERVICE, 0, Duration::ZERO);
+            one.bytes[5] = 1;
+            one.bytes.extend(*b"\x03web\x00\x00");
+            one.bytes.extend([kind, 0, 1]);
+            questions.take(&one);
+        }
+        let told = questions.outcome(&asked(Event::Update, 3, 3));
+        let of = |asked, count| Answered {
+            code: "NOERROR",
+            asked,
+            count,
+        };
+        assert_eq!(
+            told.unwrap_or_default().answered,
+            [of("A", 2), of("AAAA", 1)]
+        );
+    }
+
     #[test]
     fn each_question_has_one_outcome_by_the_nearest_hook() {
         let mut questions = Questions::default();
@@ -205,7 +265,7 @@ mod tests {
         }
         let told = questions.outcome(&asked(Event::Update, 2, 2));
         let wanted = Outcome {
-            answered: vec![("NOERROR", 1), ("NXDOMAIN", 1)],
+            answered: vec![answered("NOERROR"), answered("NXDOMAIN")],
             latency: Some(soon),
             ..Outcome::default()
         };
@@ -216,7 +276,7 @@ mod tests {
         questions.take(&answer(7, SERVICE, 2, Duration::from_secs(1)));
         let told = questions.outcome(&asked(Event::Close, 8, 5));
         let wanted = Outcome {
-            answered: vec![("SERVFAIL", 1)],
+            answered: vec![answered("SERVFAIL")],
             unread: 2,
             unanswered: 3,
             latency: None,

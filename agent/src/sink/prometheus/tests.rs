@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::flow::{Class, Counts, Direction, Drop, Event, Flow, Role, TcpState};
+use crate::insight::dns::Answered;
 use crate::sink::fixture::{masqueraded, ping, pod_to_pod, through_service};
 
 type Tested = anyhow::Result<()>;
@@ -162,18 +163,25 @@ fn a_service_that_is_named_late_is_counted_once() -> Tested {
 #[test]
 fn dns_questions_by_their_outcome() -> Tested {
     let metrics = Metrics::new(&Options::default())?;
+    let answered = |asked, count| Answered {
+        code: "NOERROR",
+        asked,
+        count,
+    };
     for latency in [Some(Duration::from_millis(2)), None] {
         metrics.observe_dns(&Outcome {
-            answered: vec![("NOERROR", 2)],
+            answered: vec![answered("AAAA", 2), answered("", 1)],
             unread: 1,
             unanswered: 0,
             latency,
         });
     }
-    let series = |code| format!("nodescope_dns_queries_total{{qtype=\"\",rcode=\"{code}\"}}");
-    assert_value!(metrics, &series("NOERROR"), Some(4.0));
-    assert_value!(metrics, &series("unread"), Some(2.0));
-    assert_value!(metrics, &series("none"), None);
+    let series =
+        |asked, code| format!("nodescope_dns_queries_total{{qtype=\"{asked}\",rcode=\"{code}\"}}");
+    assert_value!(metrics, &series("AAAA", "NOERROR"), Some(4.0));
+    assert_value!(metrics, &series("", "NOERROR"), Some(2.0));
+    assert_value!(metrics, &series("", "unread"), Some(2.0));
+    assert_value!(metrics, &series("", "none"), None);
     assert_value!(metrics, "nodescope_dns_duration_seconds_count", Some(1.0));
     Ok(())
 }
