@@ -91,6 +91,19 @@ impl Agent {
         self
     }
 
+    /// The agent that is there now, by a connection of its own: for who lost the one to this.
+    ///
+    /// # Errors
+    /// When the cluster has no agent on its node.
+    pub async fn anew(&self) -> anyhow::Result<Self> {
+        let inner = &self.0;
+        let again = match &inner.way {
+            Way::Address(address) => Self::at(address.clone()),
+            Way::Pod(pod) => Self::behind(pod.successor().await?),
+        };
+        Ok(again.over(inner.tls.clone()))
+    }
+
     /// The name of its node, where that is known before it is asked.
     pub fn node(&self) -> Option<&str> {
         self.0.node.as_deref()
@@ -263,6 +276,10 @@ pub async fn ask_all<T>(
     last.map_or(Ok(Answers { given, silent }), Err)
 }
 
+/// What the HTTP/2 client makes of a TLS alert, whose first bytes would be those of a frame longer
+/// than any may be (RFC 9113, section 4.2).
+const NO_FRAME: &str = "frame with invalid size";
+
 /// What an agent answered instead of what was asked for.
 pub fn refusal(agent: &Agent, status: &tonic::Status) -> anyhow::Error {
     match status.code() {
@@ -279,6 +296,9 @@ pub fn refusal(agent: &Agent, status: &tonic::Status) -> anyhow::Error {
             if let Some(source) = std::error::Error::source(status) {
                 cause = format!("{cause}: {}", root_cause(source));
             }
+            if agent.0.tls.is_none() && cause.contains(NO_FRAME) {
+                return anyhow!("{agent}: no agent without TLS: does it want --tls?");
+            }
             anyhow!("{agent}: the agent stopped answering ({code}: {cause})")
         }
     }
@@ -286,7 +306,55 @@ pub fn refusal(agent: &Agent, status: &tonic::Status) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use nodescope_tests::pki::Authority;
+
     use super::*;
+    use crate::config::Tls as Files;
+    use crate::sink::observer::{self, Certificates, Config, Network, Observer};
+    use crate::sink::proto::node::DescribeResponse;
+    use crate::sink::proto::observer::GetNodesRequest;
+    use crate::sink::proto::observer::observer_client::ObserverClient;
+
+    #[tokio::test]
+    async fn who_forgot_tls_is_told() -> anyhow::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let [cert, key] = ["cert", "key"].map(|name| directory.path().join(name));
+        let issued = Authority::new("agents")?.issue(&["localhost"])?;
+        std::fs::write(&cert, &issued.cert)?;
+        std::fs::write(&key, &issued.key)?;
+        let files = Files {
+            cert,
+            key,
+            client_ca: None,
+        };
+        let certificates = Arc::new(Certificates::load(files)?);
+        let listener = observer::bind_tcp("127.0.0.1:0".parse()?).await?;
+        let listen = listener.local_addr()?;
+        let network = Network {
+            listen,
+            own: None,
+            tls: Some(certificates),
+        };
+        let config = Config {
+            node: "node-1".to_owned(),
+            network: Some(network),
+            capacity: 1,
+        };
+        let server = Observer::new(config, DescribeResponse::default);
+        let agent = Agent::at(listen.to_string());
+        let serving = observer::serve_tcp(listener, server, pending());
+        let serving = tokio::spawn(serving);
+        let mut client = ObserverClient::new(agent.channel().await?);
+        let Err(status) = client.get_nodes(GetNodesRequest {}).await else {
+            panic!("answered in plain text");
+        };
+        let said = refusal(&agent, &status).to_string();
+        assert!(said.ends_with("does it want --tls?"), "{said}: {status:?}");
+        serving.abort();
+        Ok(())
+    }
 
     #[test]
     fn addresses_of_agents() {

@@ -133,13 +133,88 @@ async fn a_stream_that_ends_leaves_the_others() -> Tested {
     assert_eq!(nodes, ["one", "two"]);
     first.close();
     task.await?;
-    let mut flow = pod_to_pod();
-    flow.node = "two".into();
-    second.push([Arc::new(flow)]);
-    assert_eq!(portion(&mut streams).await?, ["two"]);
+    push(&second, "two", 3);
+    let (nodes, news) = gather(&mut streams, 1).await?;
+    assert_eq!(nodes, ["two"]);
+    assert!(
+        news.contains("/one: ") && news.contains("asked again"),
+        "{news}"
+    );
+    // Another agent on the same socket, with flows by the time that it is asked: what is older than
+    // the last flow of the first was shown or is not wanted.
+    let (_, first, _) = agent(directory.path(), "one", &[1, 4]).await?;
+    let (nodes, news) = gather(&mut streams, 1).await?;
+    assert_eq!(nodes, ["one"]);
+    assert!(news.ends_with("answers again"), "{news}");
+    first.close();
     second.close();
-    assert!(streams.portion().await?.is_none());
+    let (nodes, _) = gather(&mut streams, 1).await?;
+    assert!(nodes.is_empty(), "{nodes:?}");
     Ok(())
+}
+
+/// An agent that was not there when the others were asked is shown once it is.
+#[tokio::test]
+async fn an_agent_that_comes_later_is_followed() -> Tested {
+    let directory = tempfile::tempdir()?;
+    let (one, ..) = agent(directory.path(), "one", &[1]).await?;
+    let two = Agent::at(format!("unix://{}", directory.path().join("two").display()));
+    let request = GetFlowsRequest {
+        follow: true,
+        ..all()
+    };
+    let mut streams = open(&[one, two], &request).await?;
+    let (nodes, news) = gather(&mut streams, 1).await?;
+    assert_eq!(nodes, ["one"]);
+    assert!(news.contains("/two: no agent answers"), "{news}");
+    let (_, second, _) = agent(directory.path(), "two", &[2]).await?;
+    let (nodes, news) = gather(&mut streams, 1).await?;
+    assert_eq!(nodes, ["two"]);
+    assert!(news.ends_with("answers again"), "{news}");
+    push(&second, "two", 3);
+    assert_eq!(gather(&mut streams, 1).await?.0, ["two"]);
+    Ok(())
+}
+
+/// Asked for what there is, an agent that ends or fails is not asked again.
+#[tokio::test]
+async fn what_is_not_followed_ends() -> Tested {
+    let directory = tempfile::tempdir()?;
+    let (one, ..) = agent(directory.path(), "one", &[1]).await?;
+    let gone = Agent::at(format!("unix://{}", directory.path().join("no").display()));
+    let until = GetFlowsRequest {
+        follow: true,
+        until: Some(at(2).into()),
+        ..all()
+    };
+    for request in [all(), until] {
+        let mut streams = open(&[one.clone(), gone.clone()], &request).await?;
+        let (nodes, news) = gather(&mut streams, usize::MAX).await?;
+        assert_eq!(nodes, ["one"]);
+        assert!(news.contains("/no: no agent answers"), "{news}");
+    }
+    Ok(())
+}
+
+/// The nodes of the next flows, so many or all to the end, and what else was to be known until
+/// then.
+async fn gather(streams: &mut Streams, wanted: usize) -> anyhow::Result<(Vec<String>, String)> {
+    let (mut nodes, mut news) = (Vec::new(), Vec::new());
+    while nodes.len() < wanted {
+        let Some(portion) = streams.portion().await? else {
+            break;
+        };
+        nodes.extend(portion.responses.into_iter().map(|one| one.node_name));
+        news.extend(portion.news);
+    }
+    Ok((nodes, news.join("; ")))
+}
+
+fn push(observer: &Observer, node: &str, second: u64) {
+    let mut flow = pod_to_pod();
+    flow.node = node.into();
+    flow.time = at(second);
+    observer.push([Arc::new(flow)]);
 }
 
 /// The nodes of what comes next.

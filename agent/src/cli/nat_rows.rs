@@ -38,6 +38,7 @@ pub fn translations(page: &mut Page, all: &[Translation], wide: bool, now: Syste
         Column::new("CONNECTION").leave(2),
         Column::new("BECAUSE").cut(20).leave(3),
     ];
+    let several = all.iter().any(|one| one.node != all[0].node);
     let rows: Vec<_> = all
         .iter()
         .map(|one| {
@@ -51,9 +52,11 @@ pub fn translations(page: &mut Page, all: &[Translation], wide: bool, now: Syste
                 verdict(one).to_owned(),
                 age(one, now),
             ];
+            if wide || several {
+                cells.push(or_none(&one.node));
+            }
             if wide {
                 cells.extend([
-                    or_none(&one.node),
                     or_none(&one.service),
                     or_none(&one.destination_pod),
                     or_none(&one.source),
@@ -65,7 +68,12 @@ pub fn translations(page: &mut Page, all: &[Translation], wide: bool, now: Syste
             Entry::toned(cells, tone)
         })
         .collect();
-    page.table(if wide { &COLUMNS } else { &COLUMNS[..8] }, &rows);
+    let columns = match (wide, several) {
+        (true, _) => &COLUMNS[..],
+        (false, true) => &COLUMNS[..9],
+        (false, false) => &COLUMNS[..8],
+    };
+    page.table(columns, &rows);
     let mismatches: Vec<_> = all.iter().filter(|one| one.mismatch).collect();
     if mismatches.is_empty() {
         return;

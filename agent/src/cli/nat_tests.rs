@@ -103,6 +103,29 @@ observed: 10.244.0.15:40000 was translated to 10.224.0.4:40001
     assert_eq!(page.text(), wanted);
 }
 
+/// Whose translations they are is shown where there is a choice.
+#[test]
+fn translations_of_several_nodes_name_them() {
+    let mut other = masqueraded();
+    other.node = "node-1".to_owned();
+    let now = UNIX_EPOCH + Duration::from_secs(163);
+    let lines = |all: &[Translation]| {
+        let mut page = Page::new(Style::default());
+        nat_rows::translations(&mut page, all, false, now);
+        let text = page.text();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let several = lines(&[masqueraded(), other]);
+    for (line, end) in several.iter().zip(["  NODE", "  node-0", "  node-1"]) {
+        assert!(line.ends_with(end), "{line}");
+    }
+    let one = lines(&[masqueraded(), masqueraded()]);
+    assert!(
+        one.iter()
+            .all(|line| !line.contains("NODE") && !line.contains("node-0"))
+    );
+}
+
 #[test]
 fn ports_by_destination_name_the_pods() -> Result<(), clap::Error> {
     let pods = |name: &str, connections| PodPorts {

@@ -191,6 +191,20 @@ fn choose(pods: impl Iterator<Item = AgentPod>) -> Vec<AgentPod> {
 }
 
 impl AgentPod {
+    /// The pod that runs the agent of the same node now: it has another name after a roll-out.
+    ///
+    /// # Errors
+    /// When the API server does not tell, or there is none.
+    pub async fn successor(&self) -> Result<Self, AgentsError> {
+        let failed = |reason: String| AgentsError::Api(format!("{reason} (node {})", self.node));
+        let pods = list(&self.client)
+            .await
+            .map_err(|error| failed(reason(&error)))?;
+        let pods = pods.iter().map(|pod| read(pod, &self.client));
+        let found = choose(pods.filter(|pod| pod.node == self.node)).pop();
+        found.ok_or_else(|| failed("there is none".to_owned()))
+    }
+
     /// Opens a connection to the agent's port through the API server.
     ///
     /// # Errors

@@ -143,7 +143,7 @@ impl Source {
         let agents = agents.to_vec();
         let asked = async move {
             tokio::time::sleep(AGAIN).await;
-            live::open(&agents, &request).await
+            live::open_again(&agents, &request).await
         };
         Self::Asked(asked.boxed_local())
     }
