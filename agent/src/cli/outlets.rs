@@ -64,7 +64,7 @@ pub fn otlp(
         OtlpProtocol::Grpc => otlp::Protocol::Grpc,
         OtlpProtocol::Http => otlp::Protocol::Http,
     };
-    let receiver = otlp::Receiver::new(&to.url, protocol)?;
+    let receiver = otlp::Receiver::new(&to.url, protocol, to.authorities.as_deref())?;
     let limits = otlp::Limits::default();
     let (otlp, exporter) = otlp::start(&receiver, node, Arc::clone(metrics), limits);
     tracing::info!(url = to.url, "sending records and metrics by OTLP");

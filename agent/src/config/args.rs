@@ -148,6 +148,11 @@ pub struct AgentArgs {
     )]
     pub otlp_protocol: Option<OtlpProtocol>,
 
+    /// Authorities that sign the certificate of an https collector (PEM) [default: those of this
+    /// machine]
+    #[arg(long, value_name = "FILE", env = "NODESCOPE_OTLP_CA")]
+    pub otlp_ca: Option<PathBuf>,
+
     /// Where translations are read from [default: auto]
     #[arg(long, value_enum, value_name = "SOURCE", env = "NODESCOPE_NAT_SOURCE")]
     pub nat_source: Option<NatSource>,
@@ -271,7 +276,8 @@ impl AgentArgs {
             config, node_name, kubeconfig, watch, interfaces, exclude_interfaces, max_connections,
             flow_interval, idle_timeout, listen_metrics, socket, listen_hubble, tls_cert, tls_key,
             tls_client_ca, insecure_listen, flow_log, flow_log_max_size, flow_log_max_files,
-            flow_log_include, flow_log_exclude, otlp_endpoint, otlp_protocol, nat_source, capture_dns,
+            flow_log_include, flow_log_exclude, otlp_endpoint, otlp_protocol, otlp_ca, nat_source,
+            capture_dns,
             probe_sources, pod_cidr, node_cidr, service_cidr, non_masquerade_cidr, bpffs, attach,
             detach_on_exit, installed_by, detach,
             metrics_labels, metrics_max_series, metrics_expiry, log_format, log_level,

@@ -160,6 +160,7 @@ impl Config {
             otlp: args.otlp_endpoint.map(|CollectorUrl(url)| Collector {
                 url,
                 protocol: args.otlp_protocol.unwrap_or_default(),
+                authorities: args.otlp_ca,
             }),
             nat_source: args.nat_source.unwrap_or_default(),
             capture_dns: args.capture_dns.unwrap_or(false),

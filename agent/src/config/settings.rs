@@ -75,6 +75,8 @@ pub struct Collector {
     pub url: String,
     /// How it is spoken to.
     pub protocol: OtlpProtocol,
+    /// A file with the authorities that sign its certificate; `None` for those of this machine.
+    pub authorities: Option<PathBuf>,
 }
 
 /// Address ranges that take the place of what is discovered; none means: discover.

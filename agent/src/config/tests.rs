@@ -94,7 +94,7 @@ fn every_flag_can_stand_in_the_file() -> Outcome {
          insecure-listen: false\nflow-log: /var/log/flows.json\nflow-log-max-size: 10MiB\n\
          flow-log-max-files: 3\nflow-log-include: ['--namespace shop', --snat]\n\
          flow-log-exclude: --protocol icmp\nnat-source: off\ncapture-dns: true\n\
-         otlp-endpoint: 'http://otel:4317'\notlp-protocol: http\n\
+         otlp-endpoint: 'http://otel:4317'\notlp-protocol: http\notlp-ca: d.pem\n\
          probe-sources: [168.63.129.16, 10.0.0.1]\npod-cidr: 10.244.0.1/16\n\
          node-cidr: [10.224.0.0/16]\nservice-cidr: 10.0.0.0/16\n\
          non-masquerade-cidr: [10.244.0.0/16, 'fd00::/8']\n\
@@ -299,20 +299,26 @@ fn a_collector_is_given_by_its_url() -> Outcome {
         Ok(Config::resolve(flags(line)?, around())?.otlp)
     };
     assert_eq!(collector("")?, None);
-    for (line, url, protocol) in [
+    for (line, url, protocol, authorities) in [
         (
             "--otlp-endpoint http://otel:4317",
             "http://otel:4317",
             OtlpProtocol::Grpc,
+            None,
         ),
         (
-            "--otlp-endpoint https://[fd00::1]:4318/base --otlp-protocol http",
+            "--otlp-endpoint https://[fd00::1]:4318/base --otlp-protocol http --otlp-ca /ca.pem",
             "https://[fd00::1]:4318/base",
             OtlpProtocol::Http,
+            Some("/ca.pem".into()),
         ),
     ] {
-        let url = url.to_owned();
-        assert_eq!(collector(line)?, Some(Collector { url, protocol }));
+        let wanted = Collector {
+            url: url.to_owned(),
+            protocol,
+            authorities,
+        };
+        assert_eq!(collector(line)?, Some(wanted));
     }
     for url in [
         "otel:4317",

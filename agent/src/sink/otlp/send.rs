@@ -1,5 +1,6 @@
 //! The two ways of OTLP: gRPC, and protobuf in HTTP requests.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +20,10 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequ
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
 use prost::Message;
 use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 
 use super::worker::Refused;
@@ -79,15 +82,16 @@ pub(super) struct Failure {
 
 impl Receiver {
     /// The collector at a URL; connected to when there is something to send. Over https it is
-    /// checked by the authorities of this machine.
+    /// checked by the authorities in a file (PEM), or by those of this machine.
     ///
     /// # Errors
-    /// When the URL is none, or the machine has no authorities for an https one.
-    pub fn new(url: &str, protocol: Protocol) -> Result<Self, Error> {
+    /// When the URL is none, or there are no authorities for an https one.
+    pub fn new(url: &str, protocol: Protocol, authorities: Option<&Path>) -> Result<Self, Error> {
         let failed = |reason: String| Error {
             url: url.to_owned(),
             reason,
         };
+        let secure = url.starts_with("https:");
         let sender = match protocol {
             Protocol::Grpc => {
                 let mut endpoint = Endpoint::from_shared(url.to_owned())
@@ -95,16 +99,24 @@ impl Receiver {
                     .map_err(|error| failed(error.to_string()))?
                     .connect_timeout(TIMEOUT)
                     .timeout(TIMEOUT);
-                if url.starts_with("https:") {
-                    let tls = ClientTlsConfig::new().with_native_roots();
-                    let secure = endpoint.tls_config(tls);
-                    endpoint = secure.map_err(|error| failed(cause(&error)))?;
+                if secure {
+                    let tls = ClientTlsConfig::new();
+                    let tls = match authorities {
+                        None => tls.with_native_roots(),
+                        Some(file) => {
+                            // Looked at here, for the endpoint takes what has no certificate in it.
+                            let pem = certificates(file).map_err(failed)?.0;
+                            tls.ca_certificate(Certificate::from_pem(pem))
+                        }
+                    };
+                    let secured = endpoint.tls_config(tls);
+                    endpoint = secured.map_err(|error| failed(cause(&error)))?;
                 }
                 Sender::Grpc(endpoint.connect_lazy())
             }
             Protocol::Http => {
                 let connector = HttpsConnectorBuilder::new()
-                    .with_tls_config(tls(url.starts_with("https:")).map_err(failed)?)
+                    .with_tls_config(tls(secure, authorities).map_err(failed)?)
                     .https_or_http()
                     .enable_http1()
                     .build();
@@ -128,17 +140,38 @@ impl Receiver {
     }
 }
 
-/// TLS with the authorities of this machine, where they are needed: an image may well have none.
-fn tls(needed: bool) -> Result<ClientConfig, String> {
+/// The certificates in a PEM file, as they are and read.
+fn certificates(file: &Path) -> Result<(Vec<u8>, RootCertStore), String> {
+    let unusable = |why: String| format!("--otlp-ca {}: {why}", file.display());
+    let pem = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
+    let mut store = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
+        let added = store.add(certificate);
+        added.map_err(|error| unusable(error.to_string()))?;
+    }
+    if store.is_empty() {
+        return Err(unusable("no certificate in it: give a PEM file".to_owned()));
+    }
+    Ok((pem, store))
+}
+
+/// TLS with the authorities of a file or of this machine, where they are needed: an image may well
+/// have none.
+fn tls(needed: bool, authorities: Option<&Path>) -> Result<ClientConfig, String> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let config = if needed {
-        let native = builder.with_native_roots();
-        native.map_err(|error| format!("no authorities on this machine ({error})"))?
-    } else {
-        builder.with_root_certificates(RootCertStore::empty())
+    let config = match authorities {
+        _ if !needed => builder.with_root_certificates(RootCertStore::empty()),
+        Some(file) => builder.with_root_certificates(certificates(file)?.1),
+        None => {
+            let native = builder.with_native_roots();
+            native.map_err(|error| {
+                format!("no authorities on this machine ({error}): give a file with --otlp-ca")
+            })?
+        }
     };
     Ok(config.with_no_client_auth())
 }

@@ -9,6 +9,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse as _;
+use nodescope_tests::pki::Issued;
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{
     LogsService, LogsServiceServer,
 };
@@ -23,13 +24,21 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
 };
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use prost::Message as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::Router;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 use super::super::Protocol;
-use super::until;
+use super::{any_port, until};
 
 /// What a collector says to the next requests with records; when there is nothing left to say it
 /// takes them.
@@ -100,9 +109,8 @@ impl Collector {
         let own = self.clone();
         let task = tokio::spawn(async move {
             let served = match protocol {
-                Protocol::Grpc => tonic::transport::Server::builder()
-                    .add_service(LogsServiceServer::new(own.clone()))
-                    .add_service(MetricsServiceServer::new(own))
+                Protocol::Grpc => own
+                    .services(Server::builder())
                     .serve_with_incoming(TcpListenerStream::new(listener))
                     .await
                     .map_err(anyhow::Error::from),
@@ -115,11 +123,79 @@ impl Collector {
         Ok((address, task))
     }
 
+    /// As [`Collector::serve`] on any port of the loopback, over TLS.
+    pub(super) async fn serve_tls(
+        &self,
+        protocol: Protocol,
+        issued: &Issued,
+    ) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
+        let own = self.clone();
+        let listener = TcpListener::bind(any_port()).await?;
+        let address = listener.local_addr()?;
+        let task = if protocol == Protocol::Grpc {
+            let identity = Identity::from_pem(&issued.cert, &issued.key);
+            let tls = ServerTlsConfig::new().identity(identity);
+            let router = own.services(Server::builder().tls_config(tls)?);
+            tokio::spawn(async move {
+                let served = router.serve_with_incoming(TcpListenerStream::new(listener));
+                assert!(served.await.is_ok());
+            })
+        } else {
+            let chain = CertificateDer::pem_slice_iter(issued.cert.as_bytes());
+            let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes())?;
+            let provider = Arc::new(ring::default_provider());
+            let config = ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()?
+                .with_no_client_auth()
+                .with_single_cert(chain.collect::<Result<_, _>>()?, key)?;
+            let listener = TlsListener {
+                tcp: listener,
+                acceptor: TlsAcceptor::from(Arc::new(config)),
+            };
+            tokio::spawn(async move {
+                let served = axum::serve(listener, own.routes()).await;
+                assert!(served.is_ok(), "{served:?}");
+            })
+        };
+        Ok((address, task))
+    }
+
+    fn services(self, mut server: Server) -> Router {
+        server
+            .add_service(LogsServiceServer::new(self.clone()))
+            .add_service(MetricsServiceServer::new(self))
+    }
+
     fn routes(self) -> axum::Router {
         axum::Router::new()
             .route("/base/v1/logs", axum::routing::post(http_logs))
             .route("/base/v1/metrics", axum::routing::post(http_metrics))
             .with_state(self)
+    }
+}
+
+/// Connections once their handshake is done.
+struct TlsListener {
+    tcp: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl axum::serve::Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            let (stream, peer) = axum::serve::Listener::accept(&mut self.tcp).await;
+            // A client that does not trust us leaves.
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, peer);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.tcp.local_addr()
     }
 }
 

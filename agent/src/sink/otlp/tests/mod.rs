@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use nodescope_tests::pki::Authority;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point;
@@ -59,9 +60,13 @@ fn sending(
     } else {
         ""
     };
-    let receiver = Receiver::new(&format!("http://{address}{path}"), protocol)?;
+    let receiver = Receiver::new(&format!("http://{address}{path}"), protocol, None)?;
+    started(&receiver, limits)
+}
+
+fn started(receiver: &Receiver, limits: Limits) -> anyhow::Result<(Otlp, Exporter, Arc<Metrics>)> {
     let metrics = Arc::new(Metrics::new(&Options::default())?);
-    let (otlp, exporter) = start(&receiver, "node-1", Arc::clone(&metrics), limits);
+    let (otlp, exporter) = start(receiver, "node-1", Arc::clone(&metrics), limits);
     Ok((otlp, exporter, metrics))
 }
 
@@ -125,6 +130,65 @@ async fn records_are_those_of_the_flow_log_in_order_over_both_protocols() -> Tes
         exporter.finish().await;
         assert_eq!(collector.records().len(), 41);
         serving.abort();
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_collector_over_https_is_checked_by_the_authorities_of_the_file() -> Tested {
+    let directory = tempfile::tempdir()?;
+    let (own, others) = (
+        directory.path().join("own"),
+        directory.path().join("others"),
+    );
+    let authority = Authority::new("collectors")?;
+    std::fs::write(&own, authority.pem())?;
+    std::fs::write(&others, Authority::new("others")?.pem())?;
+    let issued = authority.issue(&["localhost"])?;
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        let collector = Collector::default();
+        let (address, serving) = collector.serve_tls(protocol, &issued).await?;
+        let url = format!("https://localhost:{}/base", address.port());
+        // One that others vouch for is not spoken to.
+        let impatient = Limits {
+            patience: Duration::from_millis(200),
+            ..QUICK
+        };
+        let receiver = Receiver::new(&url, protocol, Some(&others))?;
+        let (otlp, exporter, _) = started(&receiver, impatient)?;
+        let lost = otlp.lost();
+        otlp.push((0..4).map(flow));
+        until(|| lost() == 4).await?;
+        drop(otlp);
+        exporter.finish().await;
+        assert!(collector.records().is_empty(), "{protocol:?}");
+        let receiver = Receiver::new(&url, protocol, Some(&own))?;
+        let (otlp, exporter, _) = started(&receiver, QUICK)?;
+        otlp.push((0..4).map(flow));
+        assert_eq!(collector.has(4).await?.len(), 4);
+        drop(otlp);
+        exporter.finish().await;
+        serving.abort();
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_file_without_authorities_is_said() -> Tested {
+    let directory = tempfile::tempdir()?;
+    let empty = directory.path().join("empty");
+    std::fs::write(&empty, "nothing")?;
+    for (file, why) in [
+        (&empty, "no certificate"),
+        (&directory.path().join("no"), "No such"),
+    ] {
+        for protocol in [Protocol::Grpc, Protocol::Http] {
+            let Err(error) = Receiver::new("https://otel:4317", protocol, Some(file)) else {
+                panic!("{} is taken", file.display());
+            };
+            let said = error.to_string();
+            assert!(said.contains("--otlp-ca") && said.contains(why), "{said}");
+        }
     }
     Ok(())
 }
@@ -283,7 +347,7 @@ async fn what_is_not_taken_in_time_is_counted() -> Tested {
 #[tokio::test]
 async fn a_url_that_is_none_is_named() {
     for protocol in [Protocol::Grpc, Protocol::Http] {
-        let Err(error) = Receiver::new("http://a b", protocol) else {
+        let Err(error) = Receiver::new("http://a b", protocol, None) else {
             panic!("taken")
         };
         let said = error.to_string();
