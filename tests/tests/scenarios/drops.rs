@@ -84,6 +84,7 @@ fn scenario_28_a_packet_dropped_by_netfilter_is_told_with_its_reason() -> Result
 
         let record = newest(&agent, here)?;
         assert_eq!(record.flow("/verdict"), "DROPPED");
+        assert_eq!(record.flow("/drop_reason_desc"), "POLICY_DENIED");
         assert_eq!(record.flow("/event_type/type").as_f64(), Some(1.0));
         assert_eq!(record.flow("/source/pod_name"), web.name().as_str());
         assert_eq!(record.flow("/IP/destination"), vm.as_str());

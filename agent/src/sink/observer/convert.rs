@@ -2,7 +2,7 @@
 
 use prost_types::Timestamp;
 
-use super::{extension, identity, summary, uuid};
+use super::{extension, identity, reason, summary, uuid};
 use crate::flow::{Direction, Event, Flow, Hop, Identity, NatKind, Protocol, Role};
 use crate::sink::proto::flow as proto;
 use crate::sink::proto::observer::GetFlowsResponse;
@@ -32,6 +32,8 @@ pub fn response(flow: &Flow) -> GetFlowsResponse {
 /// The Hubble flow.
 pub fn record(flow: &Flow) -> proto::Flow {
     let dropped = flow.event == Event::Drop;
+    let reason = flow.drop.as_ref().map(|drop| reason::of(&drop.reason));
+    let reason = reason.unwrap_or_default();
     let (point, sub_type) = observation(flow);
     let last = flow.hops.last();
     let api_server = flow.notes.api_server;
@@ -59,8 +61,9 @@ pub fn record(flow: &Flow) -> proto::Flow {
             } else {
                 event_type::TRACE
             },
-            sub_type: if dropped { 0 } else { sub_type },
+            sub_type: if dropped { reason.into() } else { sub_type },
         }),
+        drop_reason_desc: reason.into(),
         destination_service: flow
             .destination_service
             .as_ref()

@@ -1,7 +1,7 @@
 //! What of a flow is in its record.
 
 use super::*;
-use crate::flow::Direction;
+use crate::flow::{Direction, Drop};
 use crate::sink::fixture;
 use crate::sink::observer::identity::reserved;
 use crate::sink::observer::structs::{self, Fields};
@@ -193,6 +193,31 @@ fn a_drop_is_dropped() {
         record.event_type.map(|event| event.r#type),
         Some(event_type::DROP)
     );
+    assert_eq!(record.drop_reason_desc(), proto::DropReason::Unknown);
+}
+
+/// `hubble observe --drop-reason-desc POLICY_DENIED` and `--type drop:133` find it.
+#[test]
+fn a_reason_that_hubble_has_a_word_for_has_its_number() {
+    let of = |reason: &str| {
+        let mut flow = fixture::pod_to_pod();
+        flow.event = Event::Drop;
+        flow.drop = Some(Drop {
+            reason: reason.into(),
+            interface: "cbr0".into(),
+            in_pod: false,
+            direction: Direction::Ingress,
+            function: None,
+        });
+        let record = record(&flow);
+        let sub_type = record.event_type.map(|event| event.sub_type);
+        assert_eq!(sub_type, Some(record.drop_reason_desc), "{reason}");
+        record.drop_reason_desc
+    };
+    assert_eq!(of("NETFILTER_DROP"), 133);
+    assert_eq!(of("IP_RPFILTER"), 132);
+    assert_eq!(of("IP_OUTNOROUTES"), 169);
+    assert_eq!(of("QDISC_DROP"), 0);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod nat;
 mod notes;
 mod peers;
 mod probes;
+mod reason;
 pub mod ring;
 pub mod select;
 pub mod serve;
