@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use object::build::elf::{Builder, SectionData};
+use object::elf::SHT_STRTAB;
 
 use crate::toolchain::{Toolchain, target_args};
 
@@ -56,11 +58,33 @@ pub fn compile() -> anyhow::Result<()> {
             );
         }
         let built = target_dir.join(target[1]).join("release").join(NAME);
+        let whole =
+            std::fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+        let lean = without_dwarf(&whole)
+            .with_context(|| format!("{} cannot be made leaner", built.display()))?;
         let copy = out.join(object);
-        std::fs::copy(&built, &copy)
-            .with_context(|| format!("cannot copy {} to {}", built.display(), copy.display()))?;
+        std::fs::write(&copy, lean).with_context(|| format!("cannot write {}", copy.display()))?;
     }
     Ok(())
+}
+
+/// The object without its DWARF, four fifths of it: the kernel takes BTF, which was made from it.
+fn without_dwarf(object: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut builder = Builder::read(object)?;
+    for section in &mut builder.sections {
+        let name = section.name.as_slice();
+        let of = name.strip_prefix(b".rel").unwrap_or(name);
+        section.delete = of.starts_with(b".debug_");
+    }
+    // LLVM keeps the names of sections among those of symbols; the writer wants them apart.
+    let names = builder.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = SHT_STRTAB;
+    names.data = SectionData::SectionString;
+    builder.delete_orphans();
+    let mut lean = Vec::new();
+    builder.write(&mut lean)?;
+    Ok(lean)
 }
 
 fn rerun_if_changed(path: &Path) {
