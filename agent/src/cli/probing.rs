@@ -60,7 +60,7 @@ pub(super) async fn feed(probes: Probes, mut feed: Feed) {
                     local = Local::new(&feed.node, &feed.nodes.borrow_and_update());
                 }
                 let inventory = feed.inventory.load_full();
-                let same = known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &inventory));
+                let same = known.as_ref().is_some_and(|known| known.is_probed_alike(&inventory));
                 if same && !moved {
                     probes.tick(None, Moment::now());
                 } else {

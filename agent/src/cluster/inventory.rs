@@ -131,6 +131,19 @@ impl Inventory {
         self.services.all()
     }
 
+    /// Those with a port on the nodes, sorted by name.
+    pub fn exposed_services(&self) -> impl Iterator<Item = &Service> {
+        self.services.exposed()
+    }
+
+    /// Whether this one and another have the same services, with the same endpoints, and the same
+    /// pods on the agent's node: then nothing that health probes are about differs.
+    pub fn is_probed_alike(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.services, &other.services)
+            && Arc::ptr_eq(&self.here.1, &other.here.1)
+            && self.is_complete() == other.is_complete()
+    }
+
     /// Whether the address is a service's, or in a configured service range.
     pub fn is_service_ip(&self, ip: IpAddr) -> bool {
         self.services.of_ip(ip).is_some()

@@ -20,6 +20,7 @@ mod masquerade;
 mod names;
 mod naming;
 mod nodes;
+mod pace;
 mod pauses;
 mod peers;
 mod probes;

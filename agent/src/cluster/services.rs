@@ -1,13 +1,12 @@
 //! Services by address and port, and what is behind them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::flow::{ObjectName, Protocol};
 
 use super::shards::Shards;
-use super::trim::SliceRecord;
 
 /// The service of the API itself, whose endpoints its servers keep up to date.
 const API_SERVICE: (&str, &str) = ("default", "kubernetes");
@@ -44,6 +43,14 @@ pub struct Service {
     pub health_check_node_port: Option<u16>,
 }
 
+impl Service {
+    /// Whether a load balancer can ask a node about it.
+    pub fn is_exposed(&self) -> bool {
+        let mut ports = self.ports.iter();
+        self.health_check_node_port.is_some() || ports.any(|port| port.node_port.is_some())
+    }
+}
+
 /// One endpoint of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
@@ -65,9 +72,36 @@ pub struct Backend {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Services {
     index: Arc<Index>,
-    backends: Shards<ObjectName, Arc<[Backend]>>,
+    behind: Shards<ObjectName, Behind>,
     /// Addresses that the API server answers at.
     api_servers: Arc<[IpAddr]>,
+}
+
+/// What is behind a service.
+#[derive(Clone, Debug, Default)]
+struct Behind {
+    /// By slice, in the order of their names.
+    parts: Arc<[Part]>,
+    /// All of it; where there is one slice, that one's.
+    all: Arc<[Backend]>,
+}
+
+/// What one slice tells.
+#[derive(Clone, Debug)]
+struct Part {
+    slice: Arc<str>,
+    backends: Arc<[Backend]>,
+}
+
+/// A service has other endpoints than before.
+#[derive(Clone, Debug)]
+pub(super) struct Moved {
+    /// The service.
+    pub(super) service: ObjectName,
+    /// The slice that tells, in the service's namespace.
+    pub(super) slice: Arc<str>,
+    /// What it tells; `None` for one that is gone, or of another service now.
+    pub(super) backends: Option<Arc<[Backend]>>,
 }
 
 /// Services by address; they are given by their places in `all`.
@@ -77,6 +111,8 @@ struct Index {
     by_node_port: HashMap<(Protocol, u16), usize>,
     by_ip: HashMap<IpAddr, usize>,
     all: Vec<Service>,
+    /// Those that load balancers can ask a node about.
+    exposed: Vec<usize>,
 }
 
 impl Index {
@@ -102,6 +138,11 @@ impl Index {
                 }
             }
         }
+        let all = index.all.iter().enumerate();
+        index.exposed = all
+            .filter(|(_, service)| service.is_exposed())
+            .map(|(at, _)| at)
+            .collect();
         index
     }
 
@@ -116,36 +157,37 @@ impl Services {
         self.index = Arc::new(Index::new(services));
     }
 
-    /// Takes over the endpoints of the services named, of all `slices` that there are.
-    pub(super) fn set_backends<'a>(
-        &mut self,
-        of: &HashSet<ObjectName>,
-        slices: impl Iterator<Item = &'a SliceRecord>,
-    ) {
-        let mut found: HashMap<&ObjectName, Vec<&SliceRecord>> = HashMap::new();
-        for slice in slices {
-            if let Some(service) = slice.service.as_ref().filter(|name| of.contains(*name)) {
-                found.entry(service).or_default().push(slice);
-            }
+    /// Takes over that a service has other endpoints by one of its slices.
+    pub(super) fn change(&mut self, moved: Moved) {
+        let Moved {
+            service,
+            slice,
+            backends,
+        } = moved;
+        let behind = self.behind.get(&service).cloned().unwrap_or_default();
+        let mut parts = behind.parts.to_vec();
+        let at = parts.binary_search_by(|part| part.slice.cmp(&slice));
+        match (at, backends) {
+            (Ok(at), Some(backends)) => parts[at].backends = backends,
+            (Ok(at), None) => drop(parts.remove(at)),
+            (Err(at), Some(backends)) => parts.insert(at, Part { slice, backends }),
+            (Err(_), None) => return,
         }
-        for service in of {
-            let mut parts = found.remove(service).unwrap_or_default();
-            parts.sort_by(|a, b| a.name.cmp(&b.name));
-            let backends: Arc<[Backend]> = match parts.as_slice() {
-                [one] => one.backends.clone(),
-                several => several
-                    .iter()
-                    .flat_map(|part| part.backends.iter().cloned())
-                    .collect(),
-            };
-            if (&*service.namespace, &*service.name) == API_SERVICE {
-                self.api_servers = backends.iter().map(|backend| backend.ip).collect();
+        let all: Arc<[Backend]> = match parts.as_slice() {
+            [one] => one.backends.clone(),
+            several => {
+                let backends = several.iter().flat_map(|part| part.backends.iter());
+                backends.cloned().collect()
             }
-            if parts.is_empty() {
-                self.backends.remove(service);
-            } else {
-                self.backends.insert(service.clone(), backends);
-            }
+        };
+        if (&*service.namespace, &*service.name) == API_SERVICE {
+            self.api_servers = all.iter().map(|backend| backend.ip).collect();
+        }
+        if parts.is_empty() {
+            self.behind.remove(&service);
+        } else {
+            let parts = parts.into();
+            self.behind.insert(service, Behind { parts, all });
         }
     }
 
@@ -164,7 +206,8 @@ impl Services {
     }
 
     pub(super) fn backends(&self, service: &ObjectName) -> &[Backend] {
-        self.backends.get(service).map_or(&[], |all| all)
+        let behind = self.behind.get(service);
+        behind.map_or(&[], |behind| &behind.all)
     }
 
     pub(super) fn is_api_server(&self, ip: IpAddr) -> bool {
@@ -173,5 +216,10 @@ impl Services {
 
     pub(super) fn all(&self) -> &[Service] {
         &self.index.all
+    }
+
+    pub(super) fn exposed(&self) -> impl Iterator<Item = &Service> {
+        let index = &self.index;
+        index.exposed.iter().filter_map(|at| index.all.get(*at))
     }
 }

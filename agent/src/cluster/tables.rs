@@ -1,12 +1,13 @@
 //! What the API told, and the inventory built from it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::flow::{Node, ObjectName, Pod};
+use crate::flow::{Node, Pod};
 
+use super::KINDS;
 use super::addresses::Addresses;
 use super::config::{Overrides, Scope};
 use super::inventory::Inventory;
@@ -14,7 +15,7 @@ use super::masquerade::{self, CONFIG_MAPS, MasqueradeRecord};
 use super::names::Names;
 use super::nodes::Nodes;
 use super::peers::{self, Agents};
-use super::services::Service;
+use super::services::{Moved, Service};
 use super::table::{Change, Table};
 use super::trim::{PodRecord, SliceRecord};
 
@@ -57,10 +58,12 @@ pub(super) struct Tables {
     host_network: Arc<HashMap<Arc<str>, u32>>,
     /// Of pods that are known by slices only: in how many they are, by one of their addresses.
     learned: HashMap<(String, IpAddr), u32>,
-    /// Services whose slices changed.
-    moved: HashSet<ObjectName>,
+    /// Services with other endpoints than the newest inventory has.
+    moved: Vec<Moved>,
     agents: Arc<Agents>,
     agents_changed: bool,
+    /// Whether a pod of the own node changed.
+    own_changed: bool,
     inventory: Inventory,
 }
 
@@ -81,9 +84,10 @@ impl Tables {
             addresses: Addresses::default(),
             host_network: Arc::default(),
             learned: HashMap::new(),
-            moved: HashSet::new(),
+            moved: Vec::new(),
             agents: Arc::default(),
             agents_changed: false,
+            own_changed: false,
             inventory: Inventory::new(overrides),
         }
     }
@@ -144,6 +148,7 @@ impl Tables {
         }
         let table = if own { &mut self.pods } else { &mut self.peers };
         let done = table.apply(change);
+        self.own_changed |= own && (!done.gone.is_empty() || done.current.is_some());
         for old in &done.gone {
             // The same pod with other labels keeps its addresses, and its time with them.
             let same = done.current.as_ref();
@@ -188,10 +193,19 @@ impl Tables {
             }
         }
         let done = self.slices.apply(change);
+        let gone = done.gone.iter().map(|record| (record, None));
         let current = done.current.iter().map(|(record, _)| record);
-        for record in done.gone.iter().chain(current) {
-            self.moved.extend(record.service.clone());
+        let current = current.map(|record| (record, Some(record.backends.clone())));
+        for (record, backends) in gone.chain(current) {
             self.agents_changed |= record.agents;
+            if let Some(service) = record.service.clone() {
+                let slice = (&*record.name.name).into();
+                self.moved.push(Moved {
+                    service,
+                    slice,
+                    backends,
+                });
+            }
         }
         // The new ones first: a pod that is in both is not gone in between.
         if let Some((record, listed)) = &done.current {
@@ -250,6 +264,23 @@ impl Tables {
             || self.masquerade.iter().any(|table| table.changed)
     }
 
+    /// Whether somebody waits for what changed: packets of the own pods for their names, or who
+    /// asks whether all is known for a list that is complete.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.own_changed || self.listed() != self.inventory.listed
+    }
+
+    /// Of which kinds there was a full list.
+    fn listed(&self) -> [bool; KINDS.len()] {
+        [
+            self.pods.listed && (self.scope == Scope::Node || self.peers.listed),
+            self.services.listed,
+            self.slices.listed,
+            self.nodes.listed,
+            self.masquerade.iter().all(|table| table.listed),
+        ]
+    }
+
     /// Pods known by a watch.
     pub(super) fn pods(&self) -> usize {
         self.pods.len() + self.peers.len()
@@ -282,13 +313,8 @@ impl Tables {
             self.nodes.len(),
             self.masquerade.iter().map(Table::len).sum(),
         ];
-        self.inventory.listed = [
-            self.pods.listed && (self.scope == Scope::Node || self.peers.listed),
-            self.services.listed,
-            self.slices.listed,
-            self.nodes.listed,
-            self.masquerade.iter().all(|table| table.listed),
-        ];
+        self.inventory.listed = self.listed();
+        self.own_changed = false;
         Arc::new(self.inventory.clone())
     }
 
@@ -328,10 +354,11 @@ impl Tables {
         if services {
             next.set_services(self.services.values());
         }
-        let moved = std::mem::take(&mut self.moved);
-        if !moved.is_empty() {
-            next.set_backends(&moved, self.slices.values());
+        for moved in self.moved.drain(..) {
+            next.change(moved);
         }
+        // A first list has thousands.
+        self.moved.shrink_to(64);
         self.inventory.services = Arc::new(next);
     }
 

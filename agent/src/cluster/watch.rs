@@ -16,6 +16,7 @@ use super::client::client;
 use super::config::{Config, Error};
 use super::failure::failure;
 use super::inventory::Inventory;
+use super::pace::Pace;
 use super::pauses::Pauses;
 use super::peers::Agents;
 use super::sources::{Source, Updates, sources};
@@ -32,9 +33,9 @@ pub const KINDS: [&str; 5] = ["pods", "services", "endpointslices", "nodes", "co
 const SILENCE: Duration = Duration::from_secs(5);
 /// At least this long between two inventories: 20 a second at most.
 const GATHER: Duration = Duration::from_millis(50);
-/// And so many times as long as building one took, so that building never costs more than 1/20
-/// of a core.
-const REST: u32 = 20;
+/// And so many times as long as building one took, so that the changes of a large cluster never cost
+/// more than 1/100 of a core there. What is urgent does not wait for that.
+const REST: u32 = 100;
 /// How often gone pods are looked for.
 const EXPIRE: Duration = Duration::from_secs(10);
 
@@ -170,6 +171,7 @@ impl Follower {
         // Whether the server gives lists as streams, as far as known, and this one is one.
         let (mut streams, mut streaming) = (true, true);
         let mut list = List::Asked;
+        let mut pace = Pace::new(Instant::now());
         if self.source.is_wide {
             tokio::time::sleep(self.spread.first(&self.client).await).await;
         }
@@ -198,6 +200,13 @@ impl Follower {
                     }
                     if self.updates.send(update).await.is_err() {
                         return;
+                    }
+                    // What is the own node's is wanted at once, and lists have no end otherwise.
+                    if self.source.is_wide
+                        && list == List::Complete
+                        && let Some(rest) = pace.rest(Instant::now())
+                    {
+                        tokio::time::sleep(rest).await;
                     }
                 }
                 Some(Err(error)) if streaming && list == List::Asked && is_refused(&error) => {
@@ -295,10 +304,16 @@ async fn keep(
     spread: Arc<Spread>,
 ) {
     let mut expire = tokio::time::interval(EXPIRE);
-    let mut next_build = Instant::now();
+    // The next inventory if there is something urgent, and if not.
+    let mut next_build = (Instant::now(), Instant::now());
     let mut batch = Vec::new();
     loop {
         let changed = tables.is_changed();
+        let due = if tables.is_urgent() {
+            next_build.0
+        } else {
+            next_build.1
+        };
         tokio::select! {
             count = updates.recv_many(&mut batch, 1024) => {
                 if count == 0 {
@@ -310,7 +325,7 @@ async fn keep(
                 }
             }
             _ = expire.tick() => tables.expire(SystemTime::now()),
-            () = tokio::time::sleep_until(next_build), if changed => {
+            () = tokio::time::sleep_until(due), if changed => {
                 let started = Instant::now();
                 let new = tables.build();
                 if new.is_complete() {
@@ -328,7 +343,8 @@ async fn keep(
                     changed
                 });
                 let now = Instant::now();
-                next_build = now + GATHER.max((now - started) * REST);
+                let soon = now + GATHER;
+                next_build = (soon, soon.max(now + (now - started) * REST));
             }
         }
     }

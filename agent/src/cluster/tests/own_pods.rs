@@ -106,3 +106,54 @@ fn agents_are_found_behind_their_own_service() -> Outcome {
     assert_eq!(found, [(&"node-1".to_owned(), &at)]);
     Ok(())
 }
+
+/// What the own pods are called is known soon; of the others' changes some are taken at once.
+#[test]
+fn own_pods_and_complete_lists_are_urgent() -> Outcome {
+    let mut api = own_pods(Scope::Cluster)?;
+    assert!(api.0.is_urgent());
+    api.inventory();
+    let other = trim::pod(serde_json::from_value(pod("b", "node-1", "10.244.1.16"))?);
+    api.0
+        .apply(Update::Peer(Change::Applied(other.clone())), at(2));
+    assert!(api.0.is_changed() && !api.0.is_urgent());
+    api.inventory();
+    // Told once more as it is, or forgotten.
+    api.pod(pod("a", "node-0", "10.244.0.15"), at(2))?;
+    assert!(!api.0.is_changed() && !api.0.is_urgent());
+    api.0.apply(Update::Peer(Change::Deleted(other)), at(2));
+    assert!(api.0.is_changed() && !api.0.is_urgent());
+    api.delete_pod(pod("a", "node-0", "10.244.0.15"), at(2))?;
+    assert!(api.0.is_urgent());
+    api.inventory();
+    for change in [Change::Begin, Change::Complete] {
+        api.0.apply(Update::Node(change), at(3));
+    }
+    assert!(api.0.is_urgent(), "the nodes are all known");
+    api.inventory();
+    assert!(!api.0.is_changed() && !api.0.is_urgent());
+    Ok(())
+}
+
+#[test]
+fn probes_depend_on_services_and_own_pods_alone() -> Outcome {
+    let mut api = own_pods(Scope::Cluster)?;
+    api.slice(slice("web", &[("a", "10.244.0.15", "node-0")]))?;
+    let before = api.inventory();
+    let other = pod("b", "node-1", "10.244.1.16");
+    let other = trim::pod(serde_json::from_value(other)?);
+    api.0.apply(Update::Peer(Change::Applied(other)), at(2));
+    let others = api.inventory();
+    assert!(before.is_probed_alike(&others));
+    api.slice(slice("web", &[]))?;
+    let moved = api.inventory();
+    assert!(!others.is_probed_alike(&moved));
+    api.pod(pod("c", "node-0", "10.244.0.17"), at(2))?;
+    let own = api.inventory();
+    assert!(!moved.is_probed_alike(&own));
+    for change in [Change::Begin, Change::Complete] {
+        api.0.apply(Update::Node(change), at(3));
+    }
+    assert!(own.is_probed_alike(&api.inventory()));
+    Ok(())
+}

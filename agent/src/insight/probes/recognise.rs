@@ -63,7 +63,7 @@ impl Target {
 /// The service whose health a load balancer asks for at a node's port.
 pub fn service_of_port(inventory: &Inventory, port: u16) -> Option<ObjectName> {
     let healthcheck = |service: &&Service| service.health_check_node_port == Some(port);
-    let found = inventory.services().iter().find(healthcheck);
+    let found = inventory.exposed_services().find(healthcheck);
     found
         .map(|service| service.name.clone())
         .or_else(|| inventory.node_port(port, Protocol::TCP))

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{Inventory, Service};
+use crate::cluster::Inventory;
 use crate::flow::{Moment, ObjectName};
 
 use super::timeline::{Happening, Timeline, What};
@@ -37,12 +37,6 @@ enum Expecting {
 #[derive(Debug, Default)]
 pub struct Services(BTreeMap<ObjectName, State>);
 
-/// Whether a load balancer can ask a node about it.
-fn is_exposed(service: &Service) -> bool {
-    service.health_check_node_port.is_some()
-        || service.ports.iter().any(|port| port.node_port.is_some())
-}
-
 /// Ready endpoints on a node and in all, each address once, as kube-proxy counts them.
 fn ready(inventory: &Inventory, service: &ObjectName, node: &str) -> (u64, u64) {
     let backends = inventory.service_backends(service);
@@ -69,9 +63,8 @@ impl Services {
         if !inventory.is_complete() {
             return;
         }
-        let exposed = inventory.services().iter().filter(|one| is_exposed(one));
         let mut before = std::mem::take(&mut self.0);
-        for service in exposed {
+        for service in inventory.exposed_services() {
             let (local, total) = ready(inventory, &service.name, node);
             let known = before.remove(&service.name);
             let mut state = known.clone().unwrap_or_default();

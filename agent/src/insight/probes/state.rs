@@ -205,7 +205,7 @@ impl State {
             return;
         }
         let mut expected: BTreeMap<Target, Option<ProbeSpec>> = BTreeMap::new();
-        for service in inventory.services() {
+        for service in inventory.exposed_services() {
             if let Some(port) = service.health_check_node_port {
                 let service = Some(service.name.clone());
                 expected.insert(Target::Lb { service, port }, None);
@@ -217,8 +217,7 @@ impl State {
                 expected.insert(target, Some(spec.clone()));
             }
         }
-        let exists =
-            |service: &ObjectName| inventory.services().iter().any(|one| one.name == *service);
+        let exists = |service: &ObjectName| inventory.service_named(service).is_some();
         self.records.retain(|target, record| match target {
             Target::Kubelet { .. } => expected.contains_key(target),
             Target::Lb {

@@ -14,7 +14,7 @@ pub fn ends(inventory: &Inventory, local: &Local, sources: &[IpAddr]) -> ProbeEn
     for ip in local.addresses() {
         ends.insert((ip, 0), ProbeEnd::Node);
         ends.insert((ip, KUBE_PROXY), ProbeEnd::Port);
-        for service in inventory.services() {
+        for service in inventory.exposed_services() {
             if let Some(port) = service.health_check_node_port {
                 ends.insert((ip, port), ProbeEnd::Port);
             }
