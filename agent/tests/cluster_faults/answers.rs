@@ -31,7 +31,7 @@ pub async fn a_busy_server_is_left_alone_for_as_long_as_it_asks() -> Result<()> 
     ensure!(log.contains("429"), "{log}");
     server.store().apply(pod(2))?;
     server.faults().clear();
-    watching.pods(3).await
+    watching.recovers("429 with Retry-After 2", 3).await
 }
 
 /// Each answer is an empty success: nothing to count as a failure, and nothing to wait for.
@@ -56,7 +56,7 @@ pub async fn watches_that_end_at_once_are_not_begun_in_a_storm() -> Result<()> {
     );
     server.store().apply(pod(2))?;
     server.faults().clear();
-    watching.pods(3).await
+    watching.recovers("watches that end at once", 3).await
 }
 
 /// Killed, and back with what it had some time ago: its versions are smaller than those that the
@@ -83,7 +83,7 @@ pub async fn a_server_that_comes_back_with_an_older_history_is_read_anew() -> Re
     .await?;
     second.load(vec![node(), pod(0), pod(1), pod(90)])?;
     ensure!(second.store().version() < reached);
-    watching.pods(3).await?;
+    watching.recovers("an older history", 3).await?;
     second.store().apply(pod(91))?;
     watching.pods(4).await
 }
@@ -120,5 +120,5 @@ pub async fn a_server_that_never_answers_is_given_up() -> Result<()> {
     let watching = Watching::with(&server, &server.plain_url(), patience).await?;
     watching.errors("nodes", 2).await?;
     server.faults().clear();
-    watching.pods(2).await
+    watching.recovers("no answers", 2).await
 }

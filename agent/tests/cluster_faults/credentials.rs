@@ -34,7 +34,7 @@ pub async fn a_token_that_is_rotated_is_in_force_at_once() -> Result<()> {
     watching.errors("nodes", 2).await?;
     std::fs::write(token.path(), "third")?;
     server.store().apply(pod(3))?;
-    watching.pods(4).await
+    watching.recovers("a token that is refused", 4).await
 }
 
 /// A kubeconfig that is written anew: a token within it is as good as one in a file.
@@ -86,5 +86,5 @@ async fn shown(what: Shown, word: &str) -> Result<()> {
     ensure!(log.contains(word), "{log}");
     server.store().apply(pod(2))?;
     server.show_certificate(Shown::Good)?;
-    watching.pods(3).await
+    watching.recovers("a certificate that is no good", 3).await
 }

@@ -81,7 +81,7 @@ async fn outlived(island: &Island, server: &ApiServer) -> Result<()> {
     }
     ensure!(watching.count() == 2, "what was known stays known");
     island.cut(false)?;
-    watching.pods(3).await?;
+    watching.recovers("a partition", 3).await?;
     server.store().apply(pod(3))?;
     watching
         .pods(4)

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nodescope::cluster::{self, Cluster, Config, Kubeconfig, Patience};
@@ -135,6 +135,14 @@ impl Watching {
         let what = format!("{wanted} pods");
         let outcome = soon(&what, found).await;
         outcome.with_context(|| format!("{} are known; {}", self.count(), self.log()))
+    }
+
+    /// As [`Watching::pods`], after the end of a fault; prints how long it took.
+    pub async fn recovers(&self, fault: &str, wanted: usize) -> Result<()> {
+        let ended = Instant::now();
+        self.pods(wanted).await?;
+        println!("recovery: {fault}: {:.1} s", ended.elapsed().as_secs_f64());
+        Ok(())
     }
 
     /// Failed requests for a kind.

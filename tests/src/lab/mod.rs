@@ -361,6 +361,14 @@ pub fn wait_for(what: &str, timeout: Duration, condition: impl FnMut() -> bool) 
 /// How long a record may take to appear: far more than it does.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// As [`eventually`], of what a fault broke; prints how long it took from its end.
+pub fn recovers(fault: &str, condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    let ended = std::time::Instant::now();
+    eventually(&format!("recovery: {fault}"), condition)?;
+    println!("recovery: {fault}: {:.1} s", ended.elapsed().as_secs_f64());
+    Ok(())
+}
+
 /// Waits for a condition that can fail to be looked at.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let mut last = None;

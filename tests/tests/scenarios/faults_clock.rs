@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use nodescope_tests::lab::{Agent, Lab};
-use serde_json::json;
+use nodescope_tests::lab::Agent;
 
-use crate::common::{Record, eventually, get, lab, one, records, synced};
-use crate::faults_api::{Echoes, told};
+use crate::common::{Record, eventually, lab, records, synced};
+use crate::faults_api::{Echoes, is_named, told};
 use crate::identity::Since;
 
 const DAY: u64 = 24 * 60 * 60;
@@ -57,20 +56,6 @@ fn timed(agent: &Agent, what: &str, around: f64) -> Result<()> {
         );
         Ok(true)
     })
-}
-
-/// A connection is told whole, and under its names.
-fn is_named(lab: &Lab, agent: &Agent) -> Result<()> {
-    let (web, web2) = (lab.pod("web")?, lab.pod("web2")?);
-    let seen = get(&web.netns(), &format!("http://{}:8080/", web2.ip()))?;
-    let local = seen["local"].as_str().context("no local")?.to_owned();
-    let record = one(agent, "the connection", |record| {
-        let tuple = record.tuple("/nat/original");
-        record.event() == "close" && tuple.is_some_and(|(source, _)| source.to_string() == local)
-    })?;
-    assert_eq!(record.flow("/source/pod_name"), &json!(web.name()));
-    assert_eq!(record.flow("/destination/pod_name"), &json!(web2.name()));
-    Ok(())
 }
 
 /// The echoes are one connection from the first to the last, whatever the clock says meanwhile.

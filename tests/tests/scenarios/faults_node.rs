@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use nodescope_tests::lab::{Agent, Lab};
+use nodescope_tests::lab::{Agent, Lab, recovers};
 use serde_json::json;
 
 use crate::common::{PATIENCE, closed, eventually, get, lab, synced};
@@ -87,6 +87,10 @@ fn scenario_34_an_uplink_that_goes_down_and_comes_back_is_counted_on() -> Result
     let lines = routes.iter().map(|route| format!("route replace {route}"));
     node.ip(&up.chain(lines).collect::<Vec<_>>())?;
     fetch(&lab, &agent)?;
+    recovers("the uplink is down", || {
+        let notes = describe(&agent)?["notes"].to_string();
+        Ok(!notes.contains("no default route now"))
+    })?;
     assert_eq!(role(&agent, "eth0")?, uplink);
     let echoes = echoes.end()?;
     since.agree(&lab, &agent)?;
@@ -237,9 +241,23 @@ fn scenario_34_an_agent_without_memory_is_killed_and_the_next_counts_on() -> Res
     let (web, web2) = (lab.pod("web")?, lab.pod("web2")?);
     get(&web.netns(), &format!("http://{}:8080/", web2.ip()))?;
 
-    let second = lab.start_agent(0, &flags)?;
-    synced(&second)?;
     let (from, to) = (web.ip().to_string(), web2.ip().to_string());
+    let mut second = None;
+    recovers("the agent is killed", || {
+        if second.is_none() {
+            second = Some(lab.start_agent(0, &flags)?);
+        }
+        let agent = second.as_ref().context("no agent")?;
+        let all = crate::common::records(agent)?;
+        let of_the_two =
+            |one: &&crate::common::Record| crate::common::between(one, &from, &to, 8080);
+        Ok(all
+            .iter()
+            .filter(of_the_two)
+            .any(|one| one.event() == "close"))
+    })?;
+    let second = second.context("no agent")?;
+    synced(&second)?;
     closed(&second, "the connection between the two", |record| {
         crate::common::between(record, &from, &to, 8080)
     })?;

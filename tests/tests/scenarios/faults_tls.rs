@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use nodescope_tests::apiserver::Shown;
-use nodescope_tests::lab::{Finished, HUBBLE_PORT, Lab, binary};
+use nodescope_tests::lab::{Finished, HUBBLE_PORT, Lab, binary, recovers};
 use nodescope_tests::pki::{Authority, Issued};
 use serde_json::json;
 
@@ -70,7 +70,7 @@ fn scenario_34_certificates_that_expired_are_named_and_their_successors_taken() 
         Ok(agent.log().contains("TLS handshake failed"))
     })?;
     write(&folder, &authority.issue(&[NAME])?)?;
-    eventually("it shows a flow", || {
+    recovers("the agent's own certificate is expired", || {
         let shown = observe(&lab, &folder)?.success()?;
         Ok(!shown.is_empty())
     })?;
@@ -92,7 +92,9 @@ fn scenario_34_certificates_that_expired_are_named_and_their_successors_taken() 
         get(&web.netns(), &format!("http://{}:8080/", web2.ip()))?;
         assert_eq!(pods(&agent)?, before);
         api.show_certificate(Shown::Good)?;
-        eventually("the news come", || Ok(pods(&agent)? == before + 1.0))?;
+        recovers("the API server's certificate is expired", || {
+            Ok(pods(&agent)? == before + 1.0)
+        })?;
     }
     let echoes = echoes.end()?;
     since.agree(&lab, &agent)?;

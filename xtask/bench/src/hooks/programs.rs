@@ -46,6 +46,7 @@ impl Programs {
         let mut datapath = Datapath::load(&Settings {
             max_connections: CONNECTIONS,
             nat: true,
+            dns_questions: false,
             method: None,
             pinning: None,
         })?;
