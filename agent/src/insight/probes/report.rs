@@ -1,5 +1,6 @@
 //! What is known of probes, for commands and checks.
 
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use super::answer::Health;
@@ -125,19 +126,24 @@ fn one(state: &State, target: &Target, record: &Record, now: Moment) -> Report {
 }
 
 pub(super) fn local_endpoints(state: &State) -> Vec<LocalEndpoints> {
-    let said = |name: &ObjectName| {
-        let of_service = |target: &Target| matches!(target, Target::Lb { service: Some(service), .. } if service == name);
-        let mut records = state.records.iter();
-        records.find_map(|(target, record)| {
-            let health = record.last?.outcome.health?;
-            of_service(target).then_some(health.local_endpoints)
-        })
-    };
+    // The first of a service's ports that says it.
+    let mut said: HashMap<&ObjectName, u64> = HashMap::new();
+    for (target, record) in &state.records {
+        let health = record.last.and_then(|last| last.outcome.health);
+        if let Target::Lb {
+            service: Some(service),
+            ..
+        } = target
+            && let Some(health) = health
+        {
+            said.entry(service).or_insert(health.local_endpoints);
+        }
+    }
     let services = state.services.all();
     services
         .map(|(service, api)| LocalEndpoints {
             service: service.clone(),
-            probe: said(service),
+            probe: said.get(service).copied(),
             api,
         })
         .collect()
